@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bounded reading and writing of big-endian fields.
+
+use super::Error;
+
+/// Takes fields off the front of a byte string.
+pub(super) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    #[inline]
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    #[inline]
+    pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], Error> {
+        let Some((field, rest)) = self.rest.split_first_chunk() else {
+            return Err(Error::Truncated {
+                needed: N,
+                got: self.rest.len(),
+            });
+        };
+        self.rest = rest;
+        Ok(*field)
+    }
+}
+
+/// Puts fields into a buffer, front to back, never past its end.
+pub(super) struct Writer<'a> {
+    rest: &'a mut [u8],
+}
+
+impl<'a> Writer<'a> {
+    /// A writer of exactly `needed` bytes at the front of `buffer`. An error leaves it untouched.
+    #[inline]
+    pub(super) fn new(buffer: &'a mut [u8], needed: usize) -> Result<Self, Error> {
+        let got = buffer.len();
+        match buffer.get_mut(..needed) {
+            Some(rest) => Ok(Self { rest }),
+            None => Err(Error::NoRoom { needed, got }),
+        }
+    }
+
+    #[inline]
+    pub(super) fn put<const N: usize>(&mut self, field: [u8; N]) -> Result<(), Error> {
+        let rest = core::mem::take(&mut self.rest);
+        let got = rest.len();
+        let Some((room, rest)) = rest.split_first_chunk_mut() else {
+            return Err(Error::NoRoom { needed: N, got });
+        };
+        *room = field;
+        self.rest = rest;
+        Ok(())
+    }
+}
