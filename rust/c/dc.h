@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The border between the module's Rust and its C.
+ *
+ * C stands only where Rust can't: macros (static calls, per-CPU variables, bit
+ * fields), inline kernel functions, and the structures of net/mptcp/. bindgen
+ * reads this file, so a constant, a field or a counter is named once, here.
+ */
+#ifndef MPTCP_DC_H
+#define MPTCP_DC_H
+
+#include <linux/types.h>
+#include <linux/skbuff.h>
+#include <linux/tcp.h>
+#include <net/sock.h>
+#include <net/request_sock.h>
+
+/* As net/mptcp/token.c has it; dc_layout_check() compares. */
+struct dc_token_bucket {
+	spinlock_t		lock;
+	int			chain_len;
+	struct hlist_nulls_head	req_chain;
+	struct hlist_nulls_head	msk_chain;
+};
+
+/*
+ * Every field of a kernel structure that Rust reads or writes, as
+ * X(structure, field). Rust gets its offset, DC_OFF_structure__field; at load,
+ * dc_layout_check() compares offset and size with the running kernel's BTF.
+ */
+#define DC_FIELDS(X)						\
+	X(sk_buff, len)						\
+	X(sk_buff, dev)						\
+	X(sk_buff, head)					\
+	X(sk_buff, protocol)					\
+	X(sk_buff, transport_header)				\
+	X(sk_buff, network_header)				\
+	X(mptcp_out_options, suboptions)			\
+	X(mptcp_options_received, sndr_key)			\
+	X(mptcp_options_received, rcvr_key)			\
+	X(mptcp_options_received, data_seq)			\
+	X(mptcp_options_received, subflow_seq)			\
+	X(mptcp_options_received, data_len)			\
+	X(mptcp_options_received, csum)				\
+	X(mptcp_options_received, suboptions)			\
+	X(mptcp_subflow_request_sock, local_key)		\
+	X(mptcp_subflow_request_sock, idsn)			\
+	X(mptcp_subflow_request_sock, token)			\
+	X(mptcp_subflow_request_sock, ssn_offset)		\
+	X(mptcp_subflow_context, local_key)			\
+	X(mptcp_subflow_context, remote_key)			\
+	X(mptcp_subflow_context, idsn)				\
+	X(mptcp_subflow_context, token)				\
+	X(mptcp_subflow_context, iasn)				\
+	X(mptcp_subflow_context, fully_established)		\
+	X(mptcp_subflow_context, conn)				\
+	X(mptcp_sock, local_key)				\
+	X(mptcp_sock, remote_key)				\
+	X(mptcp_sock, token)					\
+	X(mptcp_sock, fully_established)			\
+	X(mptcp_sock, first)					\
+	X(inet_connection_sock, icsk_ulp_data)
+
+/* Structures that only C touches, checked like the fields above. */
+#define DC_C_FIELDS(X)						\
+	X(token_bucket, lock, dc_token_bucket)			\
+	X(token_bucket, chain_len, dc_token_bucket)		\
+	X(token_bucket, req_chain, dc_token_bucket)		\
+	X(token_bucket, msk_chain, dc_token_bucket)		\
+	X(mptcp_subflow_request_sock, token_node, mptcp_subflow_request_sock) \
+	X(mptcp_subflow_request_sock, msk, mptcp_subflow_request_sock) \
+	X(mptcp_sock, pm, mptcp_sock)				\
+	X(mptcp_sock, flags, mptcp_sock)			\
+	X(tcp_sock, md5sig_info, tcp_sock)			\
+	X(tcp_sock, fastopen_req, tcp_sock)			\
+	X(request_sock, rsk_listener, request_sock)		\
+	X(sock, sk_family, sock)				\
+	X(sock, sk_lock, sock)
+
+/* Bit fields that C reads or writes for Rust, as X(structure, field). */
+#define DC_BITS(X)						\
+	X(mptcp_subflow_context, request_mptcp)			\
+	X(mptcp_subflow_context, mp_capable)			\
+	X(mptcp_subflow_context, conn_finished)			\
+	X(mptcp_subflow_context, remote_key_valid)		\
+	X(mptcp_subflow_context, pm_listener)			\
+	X(mptcp_subflow_request_sock, mp_capable)		\
+	X(mptcp_subflow_request_sock, mp_join)			\
+	X(mptcp_options_received, use_map)			\
+	X(mptcp_options_received, dsn64)			\
+	X(mptcp_options_received, mpc_map)			\
+	X(mptcp_options_received, deny_join_id0)		\
+	X(request_sock, syncookie)
+
+/*
+ * Events counted per network namespace, as X(NAME, "name in
+ * /proc/net/mptcp_dc"). Documentation/counters.rst says what each means.
+ */
+#define DC_COUNTERS(X)						\
+	X(MPC_SYN_COMPACT_RX, "MPCapableSYNCompactRX")		\
+	X(MPC_SYN_FULL_RX, "MPCapableSYNFullRX")		\
+	X(MPC_SYN_TX, "MPCapableSYNTX")				\
+	X(MPC_SYNACK_RX, "MPCapableSYNACKRX")			\
+	X(MPC_SYNACK_STANDARD, "MPCapableSYNACKStandard")	\
+	X(MPC_SYNACK_NONE, "MPCapableSYNACKNone")		\
+	X(MPC_SYNACK_BAD, "MPCapableSYNACKBad")			\
+	X(MPC_ACK_RX, "MPCapableACKRX")				\
+	X(MPC_ACK_NOT_OWN, "MPCapableACKNotOwn")		\
+	X(MPC_COOKIE_ACK_RX, "MPCapableCookieACKRX")		\
+	X(MPC_COOKIE_NOT_OWN, "MPCapableCookieNotOwn")		\
+	X(TOKEN_BUSY, "TokenBusy")				\
+	X(TOKEN_FALLBACK, "TokenFallback")			\
+	X(TOKEN_REKEY, "TokenRekey")
+
+enum dc_counter {
+#define X(name, text) DC_COUNT_##name,
+	DC_COUNTERS(X)
+#undef X
+	DC_COUNT_NR
+};
+
+struct dc_counters {
+	u64 value[DC_COUNT_NR];
+};
+
+/* What the module keeps for a network namespace; a module's lifetime. */
+struct dc_netns {
+	u8	lowoverhead;	/* net.mptcp_dc.lowoverhead: 0, 1, 2 */
+	u8	syn_token;	/* net.mptcp_dc.syn_token: 0, 1 */
+	u64	cookie;		/* names the namespace in keyed hashes */
+	struct dc_counters __percpu	*counters;
+	struct ctl_table_header		*sysctl;
+	struct ctl_table		*table;
+};
+
+/* The counters of tokens a CPU has taken, for it alone to write. */
+struct dc_cursor {
+	u32	epoch;		/* of the secret that the cursor belongs to */
+	u32	taken;		/* proto::token::Slices' cursor */
+	u32	slice;		/* this CPU's number */
+	const struct sk_buff	*synack;	/* subflow_finish_connect() runs on it */
+} ____cacheline_aligned_in_smp;
+
+struct btf;
+struct mptcp_sock;
+struct mptcp_out_options;
+struct mptcp_options_received;
+struct mptcp_subflow_context;
+struct mptcp_subflow_request_sock;
+
+/* symbols.c: finding and calling functions of the kernel */
+int dc_symbols_init(void);
+unsigned long dc_symbol(const char *name);
+unsigned long dc_ftrace_location(unsigned long address);
+bool dc_symbol_range(unsigned long address, unsigned long *size);
+void dc_original_set(const char *name, unsigned long entry);
+bool dc_orig_syn_options(struct sock *ssk, const struct sk_buff *skb,
+			 unsigned int *size, struct mptcp_out_options *opts);
+bool dc_orig_synack_options(const struct request_sock *req, unsigned int *size,
+			    struct mptcp_out_options *opts);
+void dc_orig_write_options(struct tcphdr *th, __be32 *ptr, struct tcp_sock *tp,
+			   struct mptcp_out_options *opts);
+void dc_orig_get_options(const struct sk_buff *skb,
+			 struct mptcp_options_received *mp_opt);
+int dc_orig_check_req(struct request_sock *req, const struct sock *listener,
+		      struct sk_buff *skb);
+int dc_orig_init_cookie_req(struct request_sock *req,
+			    const struct sock *listener, struct sk_buff *skb);
+void dc_orig_finish_connect(struct sock *ssk, const struct sk_buff *skb);
+int dc_orig_token_new_connect(struct sock *ssk);
+bool dc_orig_try_fallback(struct mptcp_sock *msk, int fb_mib);
+const char *dc_btf_name(const struct btf *btf, u32 offset);
+void dc_btf_release(struct btf *btf);
+bool dc_checksum_required(const struct net *net);
+bool dc_join_id0_allowed(const struct net *net);
+
+/* tokens.c: the stack's token table, and the CPUs' cursors */
+int dc_tokens_init(void);
+bool dc_token_exists(u32 token);
+bool dc_token_add_request(struct request_sock *req);
+bool dc_token_add_connect(struct sock *ssk);
+bool dc_token_has_key(const struct net *net, u32 token, u64 local_key);
+void dc_token_release(struct sock *ssk);
+struct dc_cursor *dc_cursor_get(void);
+void dc_cursor_put(void);
+void dc_rekey_schedule(void);
+void dc_rekey_cancel(void);
+void dc_rekey(void);				/* in Rust */
+u32 dc_cursor_of(u32 cpu, u32 epoch);
+u32 dc_cpus(void);
+
+/* netns.c: sysctls and counters per network namespace */
+int dc_netns_init(void);
+void dc_netns_open(void);
+void dc_netns_close(void);
+void dc_netns_exit(void);
+struct dc_netns *dc_netns_of(const struct net *net);
+struct net *dc_sock_net(const struct sock *sk);
+struct net *dc_skb_net(const struct sk_buff *skb);
+void dc_count(struct dc_netns *ns, enum dc_counter counter);
+void dc_mib_inc(struct net *net, int field);
+int dc_lowoverhead_changed(bool on);		/* in Rust */
+
+/* stack.c: bit fields and inline functions of the stack's objects */
+bool dc_listener_serves(const struct sock *listener);
+bool dc_request_syncookie(const struct request_sock *req);
+void dc_request_init(struct request_sock *req, const struct sock *listener);
+void dc_request_capable(struct request_sock *req, u32 ssn_offset);
+bool dc_request_is_capable(const struct request_sock *req);
+bool dc_subflow_awaits_synack(const struct sock *ssk);
+bool dc_fastopen_requested(const struct sock *ssk);
+u32 dc_skb_seq(const struct sk_buff *skb);
+void dc_received_capable(struct mptcp_options_received *mp_opt, u16 suboption,
+			 bool checksum, bool deny_join);
+void dc_received_mapping(struct mptcp_options_received *mp_opt);
+bool dc_subflow_restart(struct sock *ssk);
+void dc_handshakes_settle(void);
+
+/* layout.c: is this the kernel that the module was built for? */
+int dc_layout_check(void);
+
+#endif /* MPTCP_DC_H */

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Bit fields and inline functions of the stack's objects, for Rust. */
+#include "protocol.h"
+#include "mib.h"
+#include "dc.h"
+
+/*
+ * Does the stack give an MP_CAPABLE SYN to this listener a key? (Else it
+ * resets or falls back: subflow_check_req().)
+ */
+bool dc_listener_serves(const struct sock *listener)
+{
+	const struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(listener);
+
+#ifdef CONFIG_TCP_MD5SIG
+	if (rcu_access_pointer(tcp_sk(listener)->md5sig_info))
+		return false;
+#endif
+	return subflow->request_mptcp && !subflow->pm_listener;
+}
+
+bool dc_request_syncookie(const struct request_sock *req)
+{
+	return req->syncookie;
+}
+
+/* subflow_init_req() */
+void dc_request_init(struct request_sock *req, const struct sock *listener)
+{
+	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+
+	subflow_req->mp_capable = 0;
+	subflow_req->mp_join = 0;
+	subflow_req->csum_reqd = dc_checksum_required(sock_net(listener));
+	subflow_req->allow_join_id0 = dc_join_id0_allowed(sock_net(listener));
+	subflow_req->msk = NULL;
+	mptcp_token_init_request(req);
+}
+
+void dc_request_capable(struct request_sock *req, u32 ssn_offset)
+{
+	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+
+	subflow_req->ssn_offset = ssn_offset;
+	subflow_req->mp_capable = 1;
+}
+
+bool dc_request_is_capable(const struct request_sock *req)
+{
+	return mptcp_subflow_rsk(req)->mp_capable;
+}
+
+/* Is an MP_CAPABLE SYN of this subflow out, and unanswered? */
+bool dc_subflow_awaits_synack(const struct sock *ssk)
+{
+	const struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(ssk);
+
+	return subflow->request_mptcp && !subflow->conn_finished;
+}
+
+/* Does the SYN carry a TCP Fast Open option, which takes a full SYN's room? */
+bool dc_fastopen_requested(const struct sock *ssk)
+{
+	return tcp_sk(ssk)->fastopen_req;
+}
+
+u32 dc_skb_seq(const struct sk_buff *skb)
+{
+	return TCP_SKB_CB(skb)->seq;
+}
+
+/*
+ * What mptcp_parse_option() stores of an MP_CAPABLE besides keys and mapping.
+ * Of other options, only REMOVE_ADDR can stand in one segment with it.
+ */
+void dc_received_capable(struct mptcp_options_received *mp_opt, u16 suboption,
+			 bool checksum, bool deny_join)
+{
+	u16 kept = mp_opt->suboptions & OPTION_MPTCP_RM_ADDR;
+
+	memset(&mp_opt->status, 0, sizeof(mp_opt->status));
+	mp_opt->suboptions = kept | suboption;
+	if (checksum)
+		mp_opt->suboptions |= OPTION_MPTCP_CSUMREQD;
+	mp_opt->deny_join_id0 = deny_join;
+}
+
+/*
+ * The data of an MP_CAPABLE is an ordinary mapping here: the sequence number is
+ * known, the stack needn't derive it from the key (mpc_map).
+ */
+void dc_received_mapping(struct mptcp_options_received *mp_opt)
+{
+	mp_opt->suboptions |= OPTION_MPTCP_DSS;
+	mp_opt->use_map = 1;
+	mp_opt->dsn64 = 1;
+}
+
+/*
+ * Gives the connection of @ssk, whose SYN is out, a key and token as
+ * RFC 8684 has them. False: no token is free, the connection becomes plain TCP.
+ */
+bool dc_subflow_restart(struct sock *ssk)
+{
+	struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(ssk);
+
+	dc_token_release(ssk);
+	if (!dc_orig_token_new_connect(ssk))
+		return true;
+	subflow->request_mptcp = 0;
+	dc_orig_try_fallback(mptcp_sk(subflow->conn), MPTCP_MIB_TOKENFALLBACKINIT);
+	return false;
+}
+
+static bool dc_subflow_is_low_overhead(const struct mptcp_subflow_context *subflow)
+{
+	return subflow->token && subflow->token == subflow->local_key >> 32 &&
+	       subflow->idsn == ror64(subflow->local_key, 32);
+}
+
+/*
+ * Without the hooks, a client whose handshake is under way would speak a mix of
+ * both protocols. One that waits for the SYN/ACK becomes a standard one; one
+ * that would send another MP_CAPABLE with its first data goes on without.
+ */
+static void dc_handshake_settle(struct mptcp_sock *msk)
+{
+	struct mptcp_subflow_context *subflow;
+	struct sock *sk = (struct sock *)msk;
+	struct sock *ssk;
+
+	lock_sock(sk);
+	ssk = msk->first;
+	if (!ssk || msk->pm.server_side)
+		goto unlock;
+	lock_sock_nested(ssk, SINGLE_DEPTH_NESTING);
+	subflow = mptcp_subflow_ctx(ssk);
+	if (!subflow || !dc_subflow_is_low_overhead(subflow))
+		goto unlock_subflow;
+
+	if (dc_subflow_awaits_synack(ssk)) {
+		dc_subflow_restart(ssk);
+	} else if (subflow->mp_capable && subflow->remote_key_valid) {
+		mptcp_data_lock(sk);
+		WRITE_ONCE(subflow->fully_established, true);
+		WRITE_ONCE(msk->fully_established, true);
+		mptcp_data_unlock(sk);
+	}
+unlock_subflow:
+	release_sock(ssk);
+unlock:
+	release_sock(sk);
+}
+
+/* Settles every client handshake of every namespace. Sleeps. */
+void dc_handshakes_settle(void)
+{
+	struct mptcp_sock *msk;
+	struct net *net;
+
+	down_read(&net_rwsem);
+	for_each_net(net) {
+		long slot = 0, num = 0;
+
+		while ((msk = mptcp_token_iter_next(net, &slot, &num))) {
+			dc_handshake_settle(msk);
+			sock_put((struct sock *)msk);
+			cond_resched();
+		}
+	}
+	up_read(&net_rwsem);
+}

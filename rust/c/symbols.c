@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Finding functions of the kernel by name, and calling them.
+ *
+ * With IBT the kernel overwrites the ENDBR of every function whose address it
+ * never takes, so a call through a pointer could kill the machine. A static
+ * call is a direct call, patched into the code once the address is known.
+ *
+ * The original of a hooked function is entered behind its call to __fentry__:
+ * ftrace, and so our own hook, doesn't see that call. Nothing has to be let
+ * through, and whoever traces the function sees each call to it once.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/btf.h>
+#include <linux/kprobes.h>
+#include <linux/static_call.h>
+#include "protocol.h"
+#include "dc.h"
+
+/* Prototypes that no header has, for the types of the static calls. */
+unsigned long dc_proto_lookup_name(const char *name);
+const char *dc_proto_btf_name(const struct btf *btf, u32 offset);
+int dc_proto_lookup_size(unsigned long addr, unsigned long *size,
+			 unsigned long *offset);
+unsigned long dc_proto_ftrace_location(unsigned long ip);
+int dc_proto_request(struct request_sock *req, const struct sock *listener,
+		     struct sk_buff *skb);
+void dc_proto_finish_connect(struct sock *ssk, const struct sk_buff *skb);
+
+DEFINE_STATIC_CALL_NULL(dc_lookup_name, dc_proto_lookup_name);
+DEFINE_STATIC_CALL_NULL(dc_lookup_size, dc_proto_lookup_size);
+DEFINE_STATIC_CALL_NULL(dc_location, dc_proto_ftrace_location);
+DEFINE_STATIC_CALL_NULL(dc_btf_name_by_offset, dc_proto_btf_name);
+DEFINE_STATIC_CALL_NULL(dc_btf_put, btf_put);
+DEFINE_STATIC_CALL_NULL(dc_try_fallback, __mptcp_try_fallback);
+DEFINE_STATIC_CALL_NULL(dc_checksum_enabled, mptcp_is_checksum_enabled);
+DEFINE_STATIC_CALL_NULL(dc_allow_join_id0, mptcp_allow_join_id0);
+
+DEFINE_STATIC_CALL_NULL(dc_syn_options, mptcp_syn_options);
+DEFINE_STATIC_CALL_NULL(dc_synack_options, mptcp_synack_options);
+DEFINE_STATIC_CALL_NULL(dc_write_options, mptcp_write_options);
+DEFINE_STATIC_CALL_NULL(dc_get_options, mptcp_get_options);
+DEFINE_STATIC_CALL_NULL(dc_check_req, dc_proto_request);
+DEFINE_STATIC_CALL_NULL(dc_init_cookie_req, dc_proto_request);
+DEFINE_STATIC_CALL_NULL(dc_finish_connect, dc_proto_finish_connect);
+DEFINE_STATIC_CALL_NULL(dc_token_new_connect, mptcp_token_new_connect);
+
+/* A function of the kernel, and the static call that reaches it. */
+struct dc_function {
+	const char		*name;
+	struct static_call_key	*key;
+	void			*tramp;
+};
+
+#define DC_FUNCTION(function, call) {				\
+	.name = function,					\
+	.key = &STATIC_CALL_KEY(call),				\
+	.tramp = STATIC_CALL_TRAMP_ADDR(call),			\
+}
+
+static const struct dc_function dc_lookup = DC_FUNCTION("kallsyms_lookup_name", dc_lookup_name);
+
+/* Functions that aren't exported. */
+static const struct dc_function dc_helpers[] = {
+	DC_FUNCTION("kallsyms_lookup_size_offset", dc_lookup_size),
+	DC_FUNCTION("ftrace_location", dc_location),
+	DC_FUNCTION("btf_name_by_offset", dc_btf_name_by_offset),
+	DC_FUNCTION("btf_put", dc_btf_put),
+	DC_FUNCTION("__mptcp_try_fallback", dc_try_fallback),
+	DC_FUNCTION("mptcp_is_checksum_enabled", dc_checksum_enabled),
+	DC_FUNCTION("mptcp_allow_join_id0", dc_allow_join_id0),
+};
+
+/* Functions that are hooked. */
+static const struct dc_function dc_originals[] = {
+	DC_FUNCTION("mptcp_syn_options", dc_syn_options),
+	DC_FUNCTION("mptcp_synack_options", dc_synack_options),
+	DC_FUNCTION("mptcp_write_options", dc_write_options),
+	DC_FUNCTION("mptcp_get_options", dc_get_options),
+	DC_FUNCTION("subflow_check_req", dc_check_req),
+	DC_FUNCTION("mptcp_subflow_init_cookie_req", dc_init_cookie_req),
+	DC_FUNCTION("subflow_finish_connect", dc_finish_connect),
+	DC_FUNCTION("mptcp_token_new_connect", dc_token_new_connect),
+};
+
+static void dc_static_call_set(const struct dc_function *function, unsigned long entry)
+{
+	__static_call_update(function->key, function->tramp, (void *)entry);
+}
+
+/*
+ * kallsyms_lookup_name() isn't exported, but a kprobe takes a name. The probe's
+ * address lies behind the ENDBR, which a direct call doesn't need.
+ */
+int dc_symbols_init(void)
+{
+	struct kprobe probe = { .symbol_name = dc_lookup.name };
+	unsigned long address;
+	int i, err;
+
+	err = register_kprobe(&probe);
+	if (err) {
+		pr_err("no kprobe on %s, so no symbol can be looked up: %d\n",
+		       probe.symbol_name, err);
+		return err;
+	}
+	address = (unsigned long)probe.addr;
+	unregister_kprobe(&probe);
+	dc_static_call_set(&dc_lookup, address);
+
+	for (i = 0; i < ARRAY_SIZE(dc_helpers); i++) {
+		address = dc_symbol(dc_helpers[i].name);
+		if (!address)
+			return -ENOENT;
+		dc_static_call_set(&dc_helpers[i], address);
+	}
+	return 0;
+}
+
+/* The address of a symbol; 0, and a message, if this kernel has none. */
+unsigned long dc_symbol(const char *name)
+{
+	unsigned long address = static_call(dc_lookup_name)(name);
+
+	if (!address)
+		pr_err("this kernel has no symbol %s\n", name);
+	return address;
+}
+
+/* Where the function at @address calls __fentry__; 0 if it can't be traced. */
+unsigned long dc_ftrace_location(unsigned long address)
+{
+	return static_call(dc_location)(address);
+}
+
+/* The size of the function that starts at @address. */
+bool dc_symbol_range(unsigned long address, unsigned long *size)
+{
+	unsigned long offset;
+
+	return static_call(dc_lookup_size)(address, size, &offset) && !offset;
+}
+
+/* Lets the original of @name, if any is called, be entered at @entry. */
+void dc_original_set(const char *name, unsigned long entry)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(dc_originals); i++) {
+		if (!strcmp(dc_originals[i].name, name))
+			dc_static_call_set(&dc_originals[i], entry);
+	}
+}
+
+bool dc_orig_syn_options(struct sock *ssk, const struct sk_buff *skb,
+			 unsigned int *size, struct mptcp_out_options *opts)
+{
+	return static_call(dc_syn_options)(ssk, skb, size, opts);
+}
+
+bool dc_orig_synack_options(const struct request_sock *req, unsigned int *size,
+			    struct mptcp_out_options *opts)
+{
+	return static_call(dc_synack_options)(req, size, opts);
+}
+
+void dc_orig_write_options(struct tcphdr *th, __be32 *ptr, struct tcp_sock *tp,
+			   struct mptcp_out_options *opts)
+{
+	static_call(dc_write_options)(th, ptr, tp, opts);
+}
+
+void dc_orig_get_options(const struct sk_buff *skb,
+			 struct mptcp_options_received *mp_opt)
+{
+	static_call(dc_get_options)(skb, mp_opt);
+}
+
+int dc_orig_check_req(struct request_sock *req, const struct sock *listener,
+		      struct sk_buff *skb)
+{
+	return static_call(dc_check_req)(req, listener, skb);
+}
+
+int dc_orig_init_cookie_req(struct request_sock *req,
+			    const struct sock *listener, struct sk_buff *skb)
+{
+	return static_call(dc_init_cookie_req)(req, listener, skb);
+}
+
+void dc_orig_finish_connect(struct sock *ssk, const struct sk_buff *skb)
+{
+	static_call(dc_finish_connect)(ssk, skb);
+}
+
+int dc_orig_token_new_connect(struct sock *ssk)
+{
+	return static_call(dc_token_new_connect)(ssk);
+}
+
+bool dc_orig_try_fallback(struct mptcp_sock *msk, int fb_mib)
+{
+	return static_call(dc_try_fallback)(msk, fb_mib);
+}
+
+const char *dc_btf_name(const struct btf *btf, u32 offset)
+{
+	return static_call(dc_btf_name_by_offset)(btf, offset);
+}
+
+void dc_btf_release(struct btf *btf)
+{
+	static_call(dc_btf_put)(btf);
+}
+
+bool dc_checksum_required(const struct net *net)
+{
+	return static_call(dc_checksum_enabled)(net);
+}
+
+bool dc_join_id0_allowed(const struct net *net)
+{
+	return static_call(dc_allow_join_id0)(net);
+}

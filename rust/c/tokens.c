@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The stack's token table (net/mptcp/token.c), with tokens that are chosen and
+ * not hashed from a random key; and every CPU's cursor into the counters that
+ * tokens are made of.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/percpu.h>
+#include "protocol.h"
+#include "dc.h"
+
+#define DC_TOKEN_MAX_CHAIN_LEN	4	/* TOKEN_MAX_CHAIN_LEN of token.c */
+
+static struct dc_token_bucket *dc_table __read_mostly;
+static unsigned int dc_mask __read_mostly;
+
+static DEFINE_PER_CPU_ALIGNED(struct dc_cursor, dc_cursors);
+
+int dc_tokens_init(void)
+{
+	unsigned long table = dc_symbol("token_hash");
+	unsigned long mask = dc_symbol("token_mask");
+	int cpu;
+
+	if (!table || !mask)
+		return -ENOENT;
+	dc_table = *(struct dc_token_bucket **)table;
+	dc_mask = *(unsigned int *)mask;
+	for_each_possible_cpu(cpu)
+		per_cpu(dc_cursors, cpu).slice = cpu;
+	return 0;
+}
+
+static struct dc_token_bucket *dc_bucket(u32 token)
+{
+	return &dc_table[token & dc_mask];
+}
+
+/* Called with the bucket's lock held. */
+static struct mptcp_subflow_request_sock *dc_find_request(struct dc_token_bucket *bucket,
+							  u32 token)
+{
+	struct mptcp_subflow_request_sock *req;
+	struct hlist_nulls_node *pos;
+
+	hlist_nulls_for_each_entry_rcu(req, pos, &bucket->req_chain, token_node)
+		if (req->token == token)
+			return req;
+	return NULL;
+}
+
+/* Called with the bucket's lock held. */
+static struct sock *dc_find_msk(struct dc_token_bucket *bucket, u32 token)
+{
+	struct hlist_nulls_node *pos;
+	struct sock *sk;
+
+	sk_nulls_for_each_rcu(sk, pos, &bucket->msk_chain)
+		if (mptcp_sk(sk)->token == token)
+			return sk;
+	return NULL;
+}
+
+static bool dc_bucket_busy(struct dc_token_bucket *bucket, u32 token)
+{
+	return bucket->chain_len >= DC_TOKEN_MAX_CHAIN_LEN ||
+	       dc_find_request(bucket, token) || dc_find_msk(bucket, token);
+}
+
+/* mptcp_token_exists(), which isn't exported. */
+bool dc_token_exists(u32 token)
+{
+	struct dc_token_bucket *bucket = dc_bucket(token);
+	struct hlist_nulls_node *pos;
+	struct sock *sk;
+	bool found = false;
+
+	rcu_read_lock();
+again:
+	sk_nulls_for_each_rcu(sk, pos, &bucket->msk_chain) {
+		if (READ_ONCE(mptcp_sk(sk)->token) == token) {
+			found = true;
+			goto out;
+		}
+	}
+	if (get_nulls_value(pos) != (token & dc_mask))
+		goto again;
+out:
+	rcu_read_unlock();
+	return found;
+}
+
+/* mptcp_token_new_request() for a token that @req has already. */
+bool dc_token_add_request(struct request_sock *req)
+{
+	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+	struct dc_token_bucket *bucket = dc_bucket(subflow_req->token);
+	bool busy;
+
+	spin_lock_bh(&bucket->lock);
+	busy = dc_bucket_busy(bucket, subflow_req->token);
+	if (!busy) {
+		hlist_nulls_add_head_rcu(&subflow_req->token_node, &bucket->req_chain);
+		bucket->chain_len++;
+	}
+	spin_unlock_bh(&bucket->lock);
+	return !busy;
+}
+
+/* mptcp_token_new_connect() for a token that the subflow @ssk has already. */
+bool dc_token_add_connect(struct sock *ssk)
+{
+	struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(ssk);
+	struct dc_token_bucket *bucket = dc_bucket(subflow->token);
+	struct sock *sk = subflow->conn;
+	bool busy;
+
+	spin_lock_bh(&bucket->lock);
+	busy = dc_bucket_busy(bucket, subflow->token);
+	if (!busy) {
+		WRITE_ONCE(mptcp_sk(sk)->token, subflow->token);
+		__sk_nulls_add_node_rcu(sk, &bucket->msk_chain);
+		bucket->chain_len++;
+	}
+	spin_unlock_bh(&bucket->lock);
+	if (!busy)
+		sock_prot_inuse_add(sock_net(sk), sk->sk_prot, 1);
+	return !busy;
+}
+
+/* mptcp_token_destroy() of the connection that the subflow @ssk belongs to. */
+void dc_token_release(struct sock *ssk)
+{
+	struct sock *sk = mptcp_subflow_ctx(ssk)->conn;
+	struct mptcp_sock *msk = mptcp_sk(sk);
+	struct dc_token_bucket *bucket;
+
+	if (sk_unhashed(sk))
+		return;
+
+	sock_prot_inuse_add(sock_net(sk), sk->sk_prot, -1);
+	bucket = dc_bucket(msk->token);
+	spin_lock_bh(&bucket->lock);
+	__sk_nulls_del_node_init_rcu(sk);
+	bucket->chain_len--;
+	spin_unlock_bh(&bucket->lock);
+	WRITE_ONCE(msk->token, 0);
+}
+
+/* Does a request or connection of @net hold @token, with this local key? */
+bool dc_token_has_key(const struct net *net, u32 token, u64 local_key)
+{
+	struct dc_token_bucket *bucket = dc_bucket(token);
+	struct mptcp_subflow_request_sock *subflow_req;
+	struct sock *sk;
+	bool found;
+
+	spin_lock_bh(&bucket->lock);
+	subflow_req = dc_find_request(bucket, token);
+	sk = dc_find_msk(bucket, token);
+	found = (subflow_req && subflow_req->local_key == local_key &&
+		 subflow_req->idsn == ror64(local_key, 32) &&
+		 net_eq(read_pnet(&inet_rsk((struct request_sock *)subflow_req)->ireq_net), net)) ||
+		(sk && READ_ONCE(mptcp_sk(sk)->local_key) == local_key &&
+		 net_eq(sock_net(sk), net));
+	spin_unlock_bh(&bucket->lock);
+	return found;
+}
+
+/* This CPU's cursor; nobody else touches it until dc_cursor_put(). */
+struct dc_cursor *dc_cursor_get(void)
+{
+	local_bh_disable();
+	return this_cpu_ptr(&dc_cursors);
+}
+
+void dc_cursor_put(void)
+{
+	local_bh_enable();
+}
+
+/* How many counters @cpu has taken in @epoch. Another CPU's answer may be old. */
+u32 dc_cursor_of(u32 cpu, u32 epoch)
+{
+	const struct dc_cursor *cursor;
+
+	if (cpu >= nr_cpu_ids || !cpu_possible(cpu))
+		return 0;
+	cursor = per_cpu_ptr(&dc_cursors, cpu);
+	return READ_ONCE(cursor->epoch) == epoch ? READ_ONCE(cursor->taken) : 0;
+}
+
+static void dc_rekey_work_fn(struct work_struct *work)
+{
+	dc_rekey();
+}
+
+static DECLARE_WORK(dc_rekey_work, dc_rekey_work_fn);
+
+/* Asks for a new secret, from any context. */
+void dc_rekey_schedule(void)
+{
+	schedule_work(&dc_rekey_work);
+}
+
+void dc_rekey_cancel(void)
+{
+	cancel_work_sync(&dc_rekey_work);
+}
+
+u32 dc_cpus(void)
+{
+	return nr_cpu_ids;
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The low-overhead MP_CAPABLE handshake, in terms of hooks.
+//!
+//! ```text
+//!          client                                       server
+//!          client::TokenNewConnect (Tok_A, Rnd_A)
+//!          client::SynOptions
+//! wire::WriteOptions ────── SYN, version 15 ──────────▶ server::CheckReq (Tok_B, Rnd_B)
+//!                                                       server::SynackOptions
+//! client::FinishConnect ◀── SYN/ACK, Tok_B Rnd_B ────── wire::WriteOptions
+//! wire::GetOptions
+//! KeySha (IDSN-B)
+//! wire::WriteOptions ────── ACK, Tok_A Rnd_A Tok_B Rnd_B ▶ server::InitCookieReq (SYN cookies)
+//!                                                       wire::GetOptions
+//!                                                       KeySha (IDSN-A)
+//! ```
+//!
+//! Nothing is kept besides what the stack keeps anyway: an end is low-overhead if its token, key and
+//! data sequence number are halves of each other ([`is_low_overhead`]). So a connection lives on when
+//! the module goes.
+//!
+//! [`is_low_overhead`]: proto::key::is_low_overhead
+
+mod client;
+mod server;
+mod wire;
+
+use core::sync::atomic::{
+    AtomicUsize,
+    Ordering, //
+};
+
+use kernel::prelude::*;
+use proto::key::KeyField;
+
+use crate::bindings;
+use crate::hook::{
+    Call,
+    Hook, //
+};
+use crate::hook_group;
+use crate::stack::Subflow;
+
+hook_group! {
+    /// Run once or twice a connection. Installed as long as the module is loaded.
+    COLD:
+    server::CheckReq,
+    server::SynackOptions,
+    server::InitCookieReq,
+    client::TokenNewConnect,
+    client::SynOptions,
+    client::FinishConnect,
+    KeySha,
+}
+
+hook_group! {
+    /// Run for every segment. Installed only while some network namespace has `lowoverhead` above 0.
+    HOT:
+    wire::WriteOptions,
+    wire::GetOptions,
+}
+
+/// Finds all functions and installs the hooks that always stand.
+///
+/// The others are tried, too, so that a kernel that doesn't fit is refused now and not later.
+pub(crate) fn start() -> Result {
+    COLD.resolve()?;
+    HOT.resolve()?;
+    for range in &REMOTE_KEY_SETTERS {
+        range.resolve()?;
+    }
+    HOT.install()?;
+    HOT.remove();
+    COLD.install()
+}
+
+/// Ends all handshakes and removes the hooks.
+pub(crate) fn stop() {
+    // SAFETY: From here on no namespace offers or accepts; this is process context.
+    unsafe { bindings::dc_netns_close() };
+    HOT.remove();
+    COLD.remove();
+}
+
+/// A namespace began (`on`) or ceased to have `lowoverhead` above 0. Calls are serialised by
+/// `dc_mode_lock`.
+#[no_mangle]
+extern "C" fn dc_lowoverhead_changed(on: bool) -> kernel::ffi::c_int {
+    /// How many namespaces have it.
+    static USERS: AtomicUsize = AtomicUsize::new(0);
+
+    let users = USERS.load(Ordering::Relaxed);
+    if on {
+        if users == 0 {
+            if let Err(err) = HOT.install() {
+                return err.to_errno();
+            }
+        }
+        USERS.store(users.wrapping_add(1), Ordering::Relaxed);
+    } else {
+        USERS.store(users.saturating_sub(1), Ordering::Relaxed);
+        if users == 1 {
+            // SAFETY: Process context. No namespace offers anymore.
+            unsafe { bindings::dc_handshakes_settle() };
+            HOT.remove();
+        }
+    }
+    0
+}
+
+/// The code of a function of the kernel.
+struct Range {
+    name: &'static CStr,
+    start: AtomicUsize,
+    size: AtomicUsize,
+}
+
+impl Range {
+    const fn new(name: &'static CStr) -> Self {
+        Self {
+            name,
+            start: AtomicUsize::new(0),
+            size: AtomicUsize::new(0),
+        }
+    }
+
+    fn resolve(&self) -> Result {
+        let mut size = 0;
+        // SAFETY: The name is a C string.
+        let start = unsafe { bindings::dc_symbol(self.name.as_char_ptr()) };
+        // SAFETY: Any address may be asked for.
+        if start == 0 || !unsafe { bindings::dc_symbol_range(start, &mut size) } {
+            return Err(ENOENT);
+        }
+        self.start.store(start as usize, Ordering::Relaxed);
+        self.size.store(size as usize, Ordering::Relaxed);
+        Ok(())
+    }
+
+    #[inline]
+    fn contains(&self, address: usize) -> bool {
+        address.wrapping_sub(self.start.load(Ordering::Relaxed)) < self.size.load(Ordering::Relaxed)
+    }
+}
+
+/// The functions that `subflow_set_remote_key()` is part of. In a call from there, and only there,
+/// `mptcp_crypto_key_sha()`'s `idsn` is the `iasn` of a subflow.
+static REMOTE_KEY_SETTERS: [Range; 2] = [
+    Range::new(c"subflow_finish_connect"),
+    Range::new(c"__mptcp_subflow_fully_established"),
+];
+
+/// `mptcp_crypto_key_sha()`: the peer's data sequence number is made of its key field, `Rnd ‖ Tok`,
+/// if this end is low-overhead.
+struct KeySha;
+
+impl Hook for KeySha {
+    const TARGET: &'static CStr = c"mptcp_crypto_key_sha";
+
+    fn takes(call: &Call<'_>) -> bool {
+        let token = call.arg1::<u32>();
+        let iasn = call.arg2::<u64>();
+        token.is_null()
+            && REMOTE_KEY_SETTERS.iter().any(|range| range.contains(call.parent()))
+            // SAFETY: By `REMOTE_KEY_SETTERS`, `iasn` lies in a subflow.
+            && unsafe { Subflow::from_iasn(iasn) }.is_some_and(Subflow::is_low_overhead)
+    }
+
+    fn replacement() -> usize {
+        unsafe extern "C" fn key_sha(key: u64, _token: *mut u32, idsn: *mut u64) {
+            if let Some(key) = KeyField::from_raw(key) {
+                // SAFETY: The caller wants the number there.
+                unsafe { idsn.write(key.idsn().0) };
+            }
+        }
+        key_sha as usize
+    }
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The client's end: SYN out, SYN/ACK in.
+
+use kernel::ffi::{
+    c_int,
+    c_uint, //
+};
+use kernel::prelude::*;
+use proto::negotiate::{
+    outcome,
+    Offer,
+    Outcome, //
+};
+use proto::nonce::{
+    End,
+    Flow, //
+};
+use proto::option::mp_capable::{
+    find,
+    len, //
+};
+use proto::option::Segment;
+
+use crate::bindings::*;
+use crate::hook::{
+    Call,
+    Hook, //
+};
+use crate::secret;
+use crate::stack::{
+    Netns,
+    OutOptions,
+    Packet,
+    Subflow, //
+};
+
+/// How many counters a connect may cost.
+const TOKEN_TRIES: usize = 64;
+
+/// `mptcp_token_new_connect()`: the key field of a client that offers low overhead.
+pub(super) struct TokenNewConnect;
+
+impl Hook for TokenNewConnect {
+    const TARGET: &'static CStr = c"mptcp_token_new_connect";
+
+    fn takes(call: &Call<'_>) -> bool {
+        // SAFETY: The subflow's socket, which lives, is the first argument.
+        unsafe { Netns::of_sock(call.arg0()) }.is_some_and(|netns| netns.offers())
+    }
+
+    fn replacement() -> usize {
+        token_new_connect as usize
+    }
+}
+
+/// # Safety
+///
+/// The arguments must be those of `mptcp_token_new_connect()`, which runs in process context.
+unsafe extern "C" fn token_new_connect(ssk: *mut sock) -> c_int {
+    // SAFETY: By this function's requirement.
+    let (Some(subflow), Some(netns)) = (unsafe { (Subflow::of(ssk), Netns::of_sock(ssk)) }) else {
+        return EINVAL.to_errno();
+    };
+    // Neither addresses nor ports are known before the stack has routed the connection. The
+    // client's pair is never verified; the counter alone makes it unique.
+    let end = End {
+        addr: [0; 4],
+        port: [0; 2],
+    };
+    let flow = Flow::v4(netns.cookie(), end, end);
+
+    for _ in 0..TOKEN_TRIES {
+        let Some(key) = secret::issue(&flow) else {
+            break;
+        };
+        subflow.set_key_field(key);
+        // SAFETY: The stack would put the connection into its table here, too.
+        if unsafe { dc_token_add_connect(ssk) } {
+            return 0;
+        }
+        netns.count(DC_COUNT_TOKEN_BUSY);
+    }
+    netns.count(DC_COUNT_TOKEN_FALLBACK);
+    EBUSY.to_errno()
+}
+
+/// `mptcp_syn_options()`: says what the SYN will be, and how long.
+pub(super) struct SynOptions;
+
+impl Hook for SynOptions {
+    const TARGET: &'static CStr = c"mptcp_syn_options";
+
+    fn takes(call: &Call<'_>) -> bool {
+        // SAFETY: The subflow's socket, which lives, is the first argument.
+        unsafe { Subflow::of(call.arg0()) }.is_some_and(Subflow::is_low_overhead)
+    }
+
+    fn replacement() -> usize {
+        syn_options as usize
+    }
+}
+
+/// # Safety
+///
+/// The arguments must be those of `mptcp_syn_options()`.
+unsafe extern "C" fn syn_options(
+    ssk: *mut sock,
+    skb: *const sk_buff,
+    size: *mut c_uint,
+    opts: *mut mptcp_out_options,
+) -> bool {
+    // SAFETY: By this function's requirement, here and below.
+    let written = unsafe { dc_orig_syn_options(ssk, skb, size, opts) };
+    let (Some(opts), Some(netns)) = (unsafe { (OutOptions::new(opts), Netns::of_sock(ssk)) }) else {
+        return written;
+    };
+    if !written || opts.suboptions() & DC_MPC_SYN as u16 == 0 {
+        return written;
+    }
+    opts.mark(OutOptions::OURS);
+    netns.count(DC_COUNT_MPC_SYN_TX);
+    // SAFETY: `ssk` is a live TCP socket.
+    if netns.sends_full_syn() && !unsafe { dc_fastopen_requested(ssk) } {
+        opts.mark(OutOptions::FULL);
+        // SAFETY: The caller reads it on return.
+        unsafe { size.write(len::KEY as c_uint) };
+    }
+    written
+}
+
+/// `subflow_finish_connect()`: what the answer to a low-overhead SYN means.
+pub(super) struct FinishConnect;
+
+impl Hook for FinishConnect {
+    const TARGET: &'static CStr = c"subflow_finish_connect";
+
+    fn takes(call: &Call<'_>) -> bool {
+        let ssk = call.arg0::<sock>();
+        // SAFETY: The subflow's socket, which lives and is locked, is the first argument.
+        unsafe { Subflow::of(ssk) }.is_some_and(Subflow::is_low_overhead)
+            // SAFETY: As above.
+            && unsafe { dc_subflow_awaits_synack(ssk) }
+    }
+
+    fn replacement() -> usize {
+        finish_connect as usize
+    }
+}
+
+/// # Safety
+///
+/// The arguments must be those of `subflow_finish_connect()`.
+unsafe extern "C" fn finish_connect(ssk: *mut sock, skb: *const sk_buff) {
+    // SAFETY: By this function's requirement, here and below.
+    let (Some(packet), Some(netns)) = (unsafe { (Packet::new(skb), Netns::of_sock(ssk)) }) else {
+        return;
+    };
+    let received = find(packet.options(), Segment::SynAck);
+    match outcome(Offer::default(), received) {
+        Outcome::Dc { .. } => {
+            netns.count(DC_COUNT_MPC_SYNACK_RX);
+            // SAFETY: Between get and put nothing else runs on this CPU that looks at the cursor;
+            // `wire::GetOptions` will, for this packet.
+            unsafe {
+                (*dc_cursor_get()).synack = skb;
+                dc_orig_finish_connect(ssk, skb);
+                (*dc_cursor_get()).synack = core::ptr::null();
+                dc_cursor_put();
+                dc_cursor_put();
+            }
+            return;
+        }
+        Outcome::Standard => {
+            netns.count(DC_COUNT_MPC_SYNACK_STANDARD);
+            // SAFETY: The socket is locked, its SYN unanswered until the original ran.
+            if !unsafe { dc_subflow_restart(ssk) } {
+                netns.count(DC_COUNT_TOKEN_FALLBACK);
+            }
+        }
+        Outcome::Tcp if received.is_some() => netns.count(DC_COUNT_MPC_SYNACK_BAD),
+        Outcome::Tcp => netns.count(DC_COUNT_MPC_SYNACK_NONE),
+    }
+    // The stack ignores version 15, so without our `synack` it falls back to TCP.
+    // SAFETY: By this function's requirement.
+    unsafe { dc_orig_finish_connect(ssk, skb) };
+}

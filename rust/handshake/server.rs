@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The server's end: SYN in, SYN/ACK out, third ACK with SYN cookies in.
+//!
+//! All of it runs in softirq, with the RCU read lock held.
+
+use kernel::ffi::{
+    c_int,
+    c_uint, //
+};
+use kernel::prelude::*;
+use proto::negotiate::{
+    answer,
+    third_ack,
+    Answer,
+    Listener,
+    Refusal, //
+};
+use proto::option::mp_capable::{
+    find,
+    Body,
+    Received as Option_, //
+};
+use proto::option::Segment;
+
+use crate::bindings::*;
+use crate::hook::{
+    Call,
+    Hook, //
+};
+use crate::secret;
+use crate::stack::{
+    Netns,
+    OutOptions,
+    Packet,
+    Request, //
+};
+
+/// How many counters a SYN may cost. All tokens but the last were busy, or their buckets full.
+const TOKEN_TRIES: usize = 64;
+
+/// What a listener takes that accepts low overhead and never asked for external keys. The
+/// checksum and join flags of the answer are the stack's to write.
+const LISTENER: Listener = Listener {
+    accept: true,
+    features: proto::option::mp_capable::Features {
+        checksum: false,
+        external: false,
+        deny_join: false,
+    },
+};
+
+/// `subflow_check_req()`: a low-overhead SYN gets a pair (token, random part) and no random key.
+pub(super) struct CheckReq;
+
+impl Hook for CheckReq {
+    const TARGET: &'static CStr = c"subflow_check_req";
+
+    fn takes(call: &Call<'_>) -> bool {
+        // SAFETY: The listener, a live socket, is the second argument.
+        unsafe { Netns::of_sock(call.arg1()) }.is_some_and(|netns| netns.accepts())
+    }
+
+    fn replacement() -> usize {
+        check_req as usize
+    }
+}
+
+/// # Safety
+///
+/// The arguments must be those of `subflow_check_req()`.
+unsafe extern "C" fn check_req(req: *mut request_sock, listener: *const sock, skb: *mut sk_buff) -> c_int {
+    // SAFETY: By this function's requirement.
+    unsafe { take_syn(req, listener, skb) }
+        // SAFETY: By this function's requirement.
+        .unwrap_or_else(|| unsafe { dc_orig_check_req(req, listener, skb) })
+}
+
+/// Answers a low-overhead SYN; `None` leaves it to the stack.
+///
+/// # Safety
+///
+/// The arguments must be those of `subflow_check_req()`.
+#[inline]
+unsafe fn take_syn(req: *mut request_sock, listener: *const sock, skb: *mut sk_buff) -> Option<c_int> {
+    // SAFETY: By this function's requirement, here and below.
+    let (packet, request, netns) =
+        unsafe { (Packet::new(skb)?, Request::new(req)?, Netns::of_sock(listener)?) };
+
+    let Some(Option_::Dc(option)) = find(packet.options(), Segment::Syn) else {
+        return None;
+    };
+    let Answer::Dc(_) = answer(LISTENER, Some(Option_::Dc(option))) else {
+        return None;
+    };
+    // SAFETY: The listener lives and is an MPTCP subflow.
+    if !unsafe { dc_listener_serves(listener) } {
+        return None;
+    }
+    netns.count(match option.body {
+        Body::Compact => DC_COUNT_MPC_SYN_COMPACT_RX,
+        _ => DC_COUNT_MPC_SYN_FULL_RX,
+    });
+    // SAFETY: The listener's namespace lives.
+    unsafe { dc_mib_inc(dc_sock_net(listener), MPTCP_MIB_MPCAPABLEPASSIVE as c_int) };
+
+    let flow = packet.flow(netns.cookie())?;
+    for _ in 0..TOKEN_TRIES {
+        let Some(key) = secret::issue(&flow) else {
+            break;
+        };
+        request.set_key_field(key);
+        // SAFETY: The request is being made and nobody else has it.
+        let free = unsafe {
+            if dc_request_syncookie(req) {
+                !dc_token_exists(key.token().get())
+            } else {
+                dc_token_add_request(req)
+            }
+        };
+        if free {
+            // SAFETY: As above.
+            unsafe { dc_request_capable(req, dc_skb_seq(skb)) };
+            return Some(0);
+        }
+        netns.count(DC_COUNT_TOKEN_BUSY);
+    }
+    netns.count(DC_COUNT_TOKEN_FALLBACK);
+    // SAFETY: The listener's namespace lives.
+    unsafe { dc_mib_inc(dc_sock_net(listener), MPTCP_MIB_TOKENFALLBACKINIT as c_int) };
+    Some(0)
+}
+
+/// `mptcp_synack_options()`: marks the answer, because whoever writes it knows no request.
+pub(super) struct SynackOptions;
+
+impl Hook for SynackOptions {
+    const TARGET: &'static CStr = c"mptcp_synack_options";
+
+    fn takes(call: &Call<'_>) -> bool {
+        // SAFETY: The request, which lives, is the first argument.
+        unsafe { Request::new(call.arg0()) }.is_some_and(Request::is_low_overhead)
+    }
+
+    fn replacement() -> usize {
+        /// # Safety
+        ///
+        /// The arguments must be those of `mptcp_synack_options()`.
+        unsafe extern "C" fn synack_options(
+            req: *const request_sock,
+            size: *mut c_uint,
+            opts: *mut mptcp_out_options,
+        ) -> bool {
+            // SAFETY: By this function's requirement.
+            let written = unsafe { dc_orig_synack_options(req, size, opts) };
+            // SAFETY: As above.
+            if let (true, Some(opts)) = (written, unsafe { OutOptions::new(opts) }) {
+                opts.mark(OutOptions::OURS);
+            }
+            written
+        }
+        synack_options as usize
+    }
+}
+
+/// `mptcp_subflow_init_cookie_req()`: of an ACK that answers a SYN cookie, only a pair that this host
+/// issued to this very connection makes an MPTCP connection.
+pub(super) struct InitCookieReq;
+
+impl Hook for InitCookieReq {
+    const TARGET: &'static CStr = c"mptcp_subflow_init_cookie_req";
+
+    fn takes(call: &Call<'_>) -> bool {
+        // SAFETY: The listener, a live socket, is the second argument.
+        unsafe { Netns::of_sock(call.arg1()) }.is_some_and(|netns| netns.accepts())
+    }
+
+    fn replacement() -> usize {
+        init_cookie_req as usize
+    }
+}
+
+/// # Safety
+///
+/// The arguments must be those of `mptcp_subflow_init_cookie_req()`.
+unsafe extern "C" fn init_cookie_req(
+    req: *mut request_sock,
+    listener: *const sock,
+    skb: *mut sk_buff,
+) -> c_int {
+    // SAFETY: By this function's requirement.
+    unsafe { take_cookie_ack(req, listener, skb) }
+        // SAFETY: By this function's requirement.
+        .unwrap_or_else(|| unsafe { dc_orig_init_cookie_req(req, listener, skb) })
+}
+
+/// Judges a low-overhead third ACK; `None` leaves it to the stack.
+///
+/// # Safety
+///
+/// The arguments must be those of `mptcp_subflow_init_cookie_req()`.
+unsafe fn take_cookie_ack(
+    req: *mut request_sock,
+    listener: *const sock,
+    skb: *mut sk_buff,
+) -> Option<c_int> {
+    // SAFETY: By this function's requirement, here and below.
+    let (packet, request, netns) =
+        unsafe { (Packet::new(skb)?, Request::new(req)?, Netns::of_sock(listener)?) };
+
+    let Some(Option_::Dc(option)) = find(packet.options(), packet.segment()) else {
+        return None;
+    };
+    // SAFETY: The listener lives and is an MPTCP subflow.
+    if !unsafe { dc_listener_serves(listener) } {
+        return None;
+    }
+    let flow = packet.flow(netns.cookie())?;
+    // The stack judges the rest of the ACK, so the request must look like one of plain TCP first.
+    // SAFETY: The request is being made and nobody else has it.
+    unsafe { dc_request_init(req, listener) };
+
+    match third_ack(LISTENER, None, &option, |key| secret::verify(&flow, key)) {
+        Ok(established) => {
+            request.set_key_field(established.own);
+            // SAFETY: As above.
+            if unsafe { dc_token_add_request(req) } {
+                // SAFETY: As above. The SYN's sequence number is one less than the ACK's.
+                unsafe { dc_request_capable(req, dc_skb_seq(skb).wrapping_sub(1)) };
+                netns.count(DC_COUNT_MPC_COOKIE_ACK_RX);
+            } else {
+                netns.count(DC_COUNT_TOKEN_BUSY);
+                netns.count(DC_COUNT_TOKEN_FALLBACK);
+            }
+        }
+        Err(Refusal::NotOwn) => netns.count(DC_COUNT_MPC_COOKIE_NOT_OWN),
+        Err(Refusal::Form | Refusal::Mode) => {}
+    }
+    Some(0)
+}

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Redirecting functions of the kernel through ftrace, as kernel live patching does.
+//!
+//! A [`Hook`] names a function, a *predicate* and a *replacement*. The predicate runs in the
+//! ftrace callback, at every call of the function, on the arguments as the CPU has them. Only if it
+//! says so is the replacement entered instead; else the call goes on in stock code. Hooks come
+//! in [`Group`]s, which are installed wholly or not at all.
+//!
+//! # How this stays safe
+//!
+//! - A replacement calls its original behind the call to `__fentry__` (`rust/c/symbols.c`), by a direct
+//!   call: no hook sees that call, so it can't recurse, and IBT has nothing to object to.
+//! - `IPMODIFY` makes a hook exclusive: with a live patch on the same function, installing fails
+//!   with `EBUSY` and the function is named. `PERMANENT` keeps `kernel.ftrace_enabled=0` from
+//!   switching it off.
+//! - Rust functions have no `__fentry__`, so nothing that a predicate runs in Rust can be traced.
+//! - [`Group::remove`] returns when no CPU and no task is in a callback or replacement anymore.
+//!   Replacements may be preempted but must not sleep.
+//!
+//! C header: [`include/linux/ftrace.h`](srctree/include/linux/ftrace.h)
+
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::sync::atomic::{
+    AtomicBool,
+    AtomicUsize,
+    Ordering, //
+};
+
+use kernel::bindings::{
+    ftrace_func_t,
+    ftrace_ops,
+    ftrace_regs,
+    pt_regs, //
+};
+use kernel::error::to_result;
+use kernel::ffi::c_ulong;
+use kernel::prelude::*;
+
+use crate::bindings;
+
+/// Bytes of the call to `__fentry__` at the start of a function (`MCOUNT_INSN_SIZE`).
+const FENTRY_SIZE: usize = 5;
+
+const FL_IPMODIFY: c_ulong = 1 << 12;
+const FL_PERMANENT: c_ulong = 1 << 16;
+
+/// A call of a hooked function, seen at its entry.
+pub(crate) struct Call<'a> {
+    regs: &'a pt_regs,
+    parent: usize,
+}
+
+impl Call<'_> {
+    /// The first argument, as a pointer.
+    #[inline(always)]
+    pub(crate) fn arg0<T>(&self) -> *mut T {
+        self.regs.di as *mut T
+    }
+
+    /// The second argument, as a pointer.
+    #[inline(always)]
+    pub(crate) fn arg1<T>(&self) -> *mut T {
+        self.regs.si as *mut T
+    }
+
+    /// The third argument, as a pointer.
+    #[inline(always)]
+    pub(crate) fn arg2<T>(&self) -> *mut T {
+        self.regs.dx as *mut T
+    }
+
+    /// The fourth argument, as a pointer.
+    #[inline(always)]
+    pub(crate) fn arg3<T>(&self) -> *mut T {
+        self.regs.cx as *mut T
+    }
+
+    /// Where the call returns to.
+    #[inline(always)]
+    pub(crate) fn parent(&self) -> usize {
+        self.parent
+    }
+}
+
+/// A hooked function: its name, and its place in the running kernel once that is known.
+pub(crate) struct Site {
+    name: &'static CStr,
+    /// Where it calls `__fentry__`; 0 before [`Site::resolve`].
+    fentry: AtomicUsize,
+}
+
+impl Site {
+    /// A site of the function `name`.
+    pub(crate) const fn new(name: &'static CStr) -> Self {
+        Self {
+            name,
+            fentry: AtomicUsize::new(0),
+        }
+    }
+
+    /// Finds the function, and lets its original be called.
+    fn resolve(&self) -> Result {
+        // SAFETY: The name is a C string; the lookup has no other requirement.
+        let address = unsafe { bindings::dc_symbol(self.name.as_char_ptr()) };
+        if address == 0 {
+            return Err(ENOENT);
+        }
+        // SAFETY: Any address may be asked for.
+        let fentry = unsafe { bindings::dc_ftrace_location(address) } as usize;
+        if fentry == 0 {
+            pr_err!("{}: not traceable in this kernel\n", self.name);
+            return Err(ENOENT);
+        }
+        let entry = fentry.wrapping_add(FENTRY_SIZE);
+        // SAFETY: ftrace says that the function calls `__fentry__` here, so its body begins behind.
+        unsafe { bindings::dc_original_set(self.name.as_char_ptr(), entry as c_ulong) };
+        self.fentry.store(fentry, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether this is the function that a callback's `ip` belongs to.
+    #[inline(always)]
+    pub(crate) fn is_at(&self, ip: c_ulong) -> bool {
+        self.fentry.load(Ordering::Relaxed) == ip as usize
+    }
+}
+
+/// A redirection of one function of the kernel.
+pub(crate) trait Hook {
+    /// The function's name.
+    const TARGET: &'static CStr;
+
+    /// Whether the replacement takes this call. Runs in the ftrace callback: it must be quick,
+    /// must not block, and must take nothing but the arguments for granted.
+    fn takes(call: &Call<'_>) -> bool;
+
+    /// The address of the replacement, a function of the hooked function's own type.
+    fn replacement() -> usize;
+}
+
+/// What a callback does for one hook of its group.
+///
+/// Returns whether the call was one of the hooked function.
+///
+/// # Safety
+///
+/// `fregs` must be what ftrace gave the callback.
+#[inline(always)]
+pub(crate) unsafe fn dispatch<H: Hook>(
+    site: Option<&Site>,
+    ip: c_ulong,
+    parent: c_ulong,
+    fregs: *mut ftrace_regs,
+) -> bool {
+    if !site.is_some_and(|site| site.is_at(ip)) {
+        return false;
+    }
+    // SAFETY: On x86-64, `ftrace_regs` is a `pt_regs` of which ftrace has filled the argument
+    // registers and `ip` (`struct __arch_ftrace_regs`), and it is the callback's own.
+    let regs = unsafe { &mut *fregs.cast::<pt_regs>() };
+    let call = Call {
+        regs,
+        parent: parent as usize,
+    };
+    if H::takes(&call) {
+        regs.ip = H::replacement() as c_ulong;
+    }
+    true
+}
+
+/// Hooks that are installed together.
+pub(crate) struct Group {
+    ops: UnsafeCell<MaybeUninit<ftrace_ops>>,
+    callback: ftrace_func_t,
+    sites: &'static [Site],
+    installed: AtomicBool,
+}
+
+// SAFETY: `ops` is ftrace's own while the group is installed, and is otherwise written only in
+// `install`, whose callers are serialised.
+unsafe impl Sync for Group {}
+
+impl Group {
+    /// A group whose `callback` tries [`dispatch`] for the hook of every site.
+    pub(crate) const fn new(callback: ftrace_func_t, sites: &'static [Site]) -> Self {
+        Self {
+            ops: UnsafeCell::new(MaybeUninit::zeroed()),
+            callback,
+            sites,
+            installed: AtomicBool::new(false),
+        }
+    }
+
+    /// Finds the hooked functions. Once, before anything is installed.
+    pub(crate) fn resolve(&self) -> Result {
+        self.sites.iter().try_for_each(|site| site.resolve())
+    }
+
+    /// Installs all hooks of the group. Sleeps. Calls of `install` and `remove` must be serialised.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if another IPMODIFY user, such as a live patch, has one of the functions.
+    pub(crate) fn install(&self) -> Result {
+        if self.installed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if let Err(err) = self.register(self.sites) {
+            // ftrace doesn't say which function it was about.
+            for site in self.sites {
+                match self.register(core::slice::from_ref(site)) {
+                    Ok(()) => self.unregister(),
+                    Err(EBUSY) => pr_err!(
+                        "{}: a live patch or another module has it; disable that first\n",
+                        site.name
+                    ),
+                    Err(err) => pr_err!("{}: ftrace refuses: {}\n", site.name, err.to_errno()),
+                }
+            }
+            return Err(err);
+        }
+        self.installed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Removes all hooks of the group, and waits until nothing runs in them. Sleeps.
+    pub(crate) fn remove(&self) {
+        if self.installed.swap(false, Ordering::Relaxed) {
+            self.unregister();
+        }
+    }
+
+    fn register(&self, sites: &[Site]) -> Result {
+        let ops = self.ops.get().cast::<ftrace_ops>();
+        // SAFETY: The group isn't registered, so nobody else uses `ops`; zeroes and these two are
+        // how an `ftrace_ops` starts.
+        unsafe {
+            ops.write_bytes(0, 1);
+            (*ops).func = self.callback;
+            (*ops).flags = FL_IPMODIFY | FL_PERMANENT;
+        }
+        let filter = || -> Result {
+            for site in sites {
+                let fentry = site.fentry.load(Ordering::Relaxed) as c_ulong;
+                // SAFETY: `ops` is initialised, and not registered yet.
+                to_result(unsafe { kernel::bindings::ftrace_set_filter_ip(ops, fentry, 0, 0) })?;
+            }
+            // SAFETY: As above; the callback and `ops` live until `unregister`.
+            to_result(unsafe { kernel::bindings::register_ftrace_function(ops) })
+        };
+        let result = filter();
+        if result.is_err() {
+            // SAFETY: `ops` isn't registered.
+            unsafe { kernel::bindings::ftrace_free_filter(ops) };
+        }
+        result
+    }
+
+    fn unregister(&self) {
+        let ops = self.ops.get().cast::<ftrace_ops>();
+        // SAFETY: `ops` is registered. On return no trampoline or callback of it runs anywhere.
+        unsafe { kernel::bindings::unregister_ftrace_function(ops) };
+        // SAFETY: `ops` isn't registered anymore.
+        unsafe { kernel::bindings::ftrace_free_filter(ops) };
+        // A task that a callback sent on may still be about to enter a replacement, or in one.
+        // Replacements don't sleep: with all tasks through a voluntary switch, and all CPUs
+        // through a quiescent state, none is.
+        // SAFETY: Waits for grace periods; we may sleep.
+        unsafe {
+            kernel::bindings::synchronize_rcu_tasks();
+            kernel::bindings::synchronize_rcu();
+        }
+    }
+}
+
+/// Defines a [`Group`] of hooks with the callback that serves it.
+#[macro_export]
+macro_rules! hook_group {
+    ($(#[$meta:meta])* $name:ident: $($hook:ty),+ $(,)?) => {
+        $(#[$meta])*
+        pub(crate) static $name: $crate::hook::Group = {
+            const TARGETS: &[&CStr] = &[$(<$hook as $crate::hook::Hook>::TARGET),+];
+            static SITES: [$crate::hook::Site; TARGETS.len()] =
+                [$($crate::hook::Site::new(<$hook as $crate::hook::Hook>::TARGET)),+];
+
+            unsafe extern "C" fn callback(
+                ip: kernel::ffi::c_ulong,
+                parent: kernel::ffi::c_ulong,
+                _ops: *mut kernel::bindings::ftrace_ops,
+                fregs: *mut kernel::bindings::ftrace_regs,
+            ) {
+                let mut sites = SITES.iter();
+                // SAFETY: `fregs` is what ftrace gave us.
+                let _ = unsafe {
+                    $($crate::hook::dispatch::<$hook>(sites.next(), ip, parent, fregs))||+
+                };
+            }
+            $crate::hook::Group::new(Some(callback), &SITES)
+        };
+    };
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! This host's secret: where tokens and their random parts come from.
+//!
+//! One secret serves all network namespaces and CPUs. It is drawn when the module starts, and again
+//! when some CPU has used 7/8 of its slice of counters, long before a counter could come twice. The
+//! secret before stays valid for third ACKs under way; the one before that is wiped.
+//!
+//! [`issue`] and [`verify`] run in softirq for every SYN: they take no lock, allocate nothing and
+//! write no cache line that another CPU writes.
+
+use core::num::NonZeroU32;
+use core::ptr::null_mut;
+use core::sync::atomic::{
+    AtomicPtr,
+    Ordering, //
+};
+
+use kernel::prelude::*;
+use kernel::sync::{
+    rcu,
+    Arc, //
+};
+use proto::key::KeyField;
+use proto::nonce::Flow;
+use proto::secret::Secret;
+use proto::token::{
+    Place,
+    Slices, //
+};
+
+use crate::bindings;
+
+/// The secrets in force, from one replacement to the next.
+struct Epoch {
+    /// Counts replacements, from 1. It tells a CPU whether its cursor is of this epoch.
+    number: u32,
+    slices: Slices,
+    current: Arc<Secret>,
+    previous: Option<Arc<Secret>>,
+}
+
+/// The epoch; null before [`start`] and after [`stop`].
+///
+/// # Invariants
+///
+/// Null or from `KBox::into_raw`. Replaced under no lock but by one task at a time: module init, then
+/// the work item of [`dc_rekey`], then module exit.
+static EPOCH: AtomicPtr<Epoch> = AtomicPtr::new(null_mut());
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // SAFETY: The buffer has that many bytes.
+    unsafe { kernel::bindings::get_random_bytes(bytes.as_mut_ptr().cast(), N) };
+    bytes
+}
+
+/// Draws a new secret. Sleeps.
+fn replace() -> Result {
+    let old = EPOCH.load(Ordering::Relaxed);
+    // SAFETY: By `EPOCH`'s invariant; only this function and `stop` free it, one at a time.
+    let (number, previous) = match unsafe { old.as_ref() } {
+        Some(old) => (old.number.wrapping_add(1), Some(old.current.clone())),
+        None => (1, None),
+    };
+    // SAFETY: Just a number.
+    let cpus = unsafe { bindings::dc_cpus() };
+    let new = Epoch {
+        number,
+        slices: Slices::for_cpus(NonZeroU32::new(cpus).unwrap_or(NonZeroU32::MIN)),
+        current: Arc::new(Secret::new(&random(), &random()), GFP_KERNEL)?,
+        previous,
+    };
+    // INVARIANT: From `KBox::into_raw`.
+    EPOCH.store(KBox::into_raw(KBox::new(new, GFP_KERNEL)?), Ordering::Release);
+    // SAFETY: It was the epoch, and isn't anymore.
+    unsafe { free(old) };
+    Ok(())
+}
+
+/// Frees an epoch that [`EPOCH`] doesn't point to anymore, when its last reader is gone.
+///
+/// # Safety
+///
+/// `epoch` must be null or from `KBox::into_raw`, and not be freed twice.
+unsafe fn free(epoch: *mut Epoch) {
+    if epoch.is_null() {
+        return;
+    }
+    // SAFETY: We may sleep.
+    unsafe { kernel::bindings::synchronize_rcu() };
+    // SAFETY: By this function's requirement; no reader has it anymore.
+    drop(unsafe { KBox::from_raw(epoch) });
+}
+
+/// Draws the first secret.
+pub(crate) fn start() -> Result {
+    replace()
+}
+
+/// Wipes all secrets. No hook may be installed anymore.
+pub(crate) fn stop() {
+    // SAFETY: We may sleep; the work item doesn't wait for us.
+    unsafe { bindings::dc_rekey_cancel() };
+    // SAFETY: It was the epoch, and isn't anymore.
+    unsafe { free(EPOCH.swap(null_mut(), Ordering::Relaxed)) };
+}
+
+/// Replaces the secret, from a work item.
+#[no_mangle]
+extern "C" fn dc_rekey() {
+    match replace() {
+        Ok(()) => pr_info!("a new secret for tokens is in force\n"),
+        Err(_) => pr_warn!("no memory for a new secret; the old one stays until the next try\n"),
+    }
+}
+
+/// Runs `f` on the epoch.
+#[inline]
+fn with<R>(f: impl FnOnce(&Epoch) -> Option<R>) -> Option<R> {
+    let _guard = rcu::read_lock();
+    // SAFETY: By `EPOCH`'s invariant; under the RCU read lock it isn't freed.
+    f(unsafe { EPOCH.load(Ordering::Acquire).as_ref() }?)
+}
+
+/// Makes a key field for this host's end of `flow`, from the next counter of this CPU.
+///
+/// `None` if this CPU has none left, until the secret is replaced.
+#[inline]
+pub(crate) fn issue(flow: &Flow) -> Option<KeyField> {
+    with(|epoch| {
+        // SAFETY: Paired with `dc_cursor_put`, below.
+        let cursor = unsafe { &mut *bindings::dc_cursor_get() };
+        if cursor.epoch != epoch.number {
+            cursor.epoch = epoch.number;
+            cursor.taken = 0;
+        }
+        let take = epoch.slices.next(cursor.slice, cursor.taken);
+        if let Some(take) = take {
+            cursor.taken = take.cursor;
+        }
+        // SAFETY: Paired with `dc_cursor_get`; `cursor` isn't used from here on.
+        unsafe { bindings::dc_cursor_put() };
+
+        if take.is_none_or(|take| take.rekey_due) {
+            // SAFETY: May be called from any context, and as often as one likes.
+            unsafe { bindings::dc_rekey_schedule() };
+        }
+        // One counter in 2^32 makes no token. Its turn is worth one fallback.
+        epoch.current.issue(flow, take?.counter)
+    })
+}
+
+/// Whether this host made `key` for its end of `flow`, under this secret or the one before.
+pub(crate) fn verify(flow: &Flow, key: KeyField) -> bool {
+    with(|epoch| {
+        if let Some(counter) = epoch.current.verify(flow, key) {
+            let Place { slice, offset } = epoch.slices.place(counter);
+            // SAFETY: Any number may be asked for.
+            return Some(offset < unsafe { bindings::dc_cursor_of(slice, epoch.number) });
+        }
+        Some(epoch.previous.as_ref()?.verify(flow, key).is_some())
+    })
+    .unwrap_or(false)
+}

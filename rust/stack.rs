@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Views of the MPTCP stack's objects: requests, subflows, options, packets.
+//!
+//! A view is a pointer that a hooked function got from the stack, with typed access to the fields
+//! listed in `rust/c/dc.h`. Their offsets are constants of the kernel that the module was built for,
+//! and `dc_layout_check()` compared them with the running one before any view could be made.
+
+use core::ffi::c_void;
+use core::ptr::NonNull;
+
+use proto::key::{
+    is_low_overhead,
+    KeyField, //
+};
+use proto::nonce::{
+    End,
+    Flow, //
+};
+use proto::option::Segment;
+
+use crate::bindings::*;
+
+/// Typed access to fields of the structure behind a view.
+macro_rules! fields {
+    ($($(#[$meta:meta])* $get:ident / $set:ident: $type:ty = $offset:ident;)*) => {$(
+        $(#[$meta])*
+        #[inline(always)]
+        #[allow(dead_code)]
+        pub(crate) fn $get(self) -> $type {
+            // SAFETY: By the view's invariant the structure lives, and the field is at that
+            // offset. The stack reads it without a lock, too, as `READ_ONCE()` does.
+            unsafe { self.0.byte_add($offset as usize).cast::<$type>().read_volatile() }
+        }
+
+        $(#[$meta])*
+        #[inline(always)]
+        #[allow(dead_code)]
+        pub(crate) fn $set(self, value: $type) {
+            // SAFETY: As above; the caller holds what the stack holds where it writes the field.
+            unsafe { self.0.byte_add($offset as usize).cast::<$type>().write_volatile(value) }
+        }
+    )*};
+}
+
+/// A view type over the C structure `$raw`.
+macro_rules! view {
+    ($(#[$meta:meta])* $name:ident($raw:ty)) => {
+        $(#[$meta])*
+        ///
+        /// # Invariants
+        ///
+        /// Points to a live object of that type, for as long as the view exists.
+        #[derive(Clone, Copy)]
+        pub(crate) struct $name(NonNull<c_void>);
+
+        impl $name {
+            /// Views what a hooked function got as an argument; `None` for a null pointer.
+            ///
+            /// # Safety
+            ///
+            /// `raw` must be null or point to a live object, which outlives the view.
+            #[inline(always)]
+            pub(crate) unsafe fn new(raw: *const $raw) -> Option<Self> {
+                // INVARIANT: By this function's requirement.
+                NonNull::new(raw.cast_mut().cast()).map(Self)
+            }
+
+            /// The pointer, for C.
+            #[inline(always)]
+            #[allow(dead_code)]
+            pub(crate) fn raw(self) -> *mut $raw {
+                self.0.as_ptr().cast()
+            }
+        }
+    };
+}
+
+view! {
+    /// A subflow: `struct mptcp_subflow_context`.
+    Subflow(mptcp_subflow_context)
+}
+
+impl Subflow {
+    fields! {
+        /// This host's key or key field.
+        local_key / set_local_key: u64 = DC_OFF_mptcp_subflow_context__local_key;
+        /// The peer's key or key field.
+        remote_key / set_remote_key: u64 = DC_OFF_mptcp_subflow_context__remote_key;
+        /// This host's initial data sequence number.
+        idsn / set_idsn: u64 = DC_OFF_mptcp_subflow_context__idsn;
+        /// This host's token.
+        token / set_token: u32 = DC_OFF_mptcp_subflow_context__token;
+    }
+
+    /// The MPTCP part of a TCP socket; `None` for a socket without.
+    ///
+    /// # Safety
+    ///
+    /// `ssk` must be null or a live TCP socket whose upper-layer protocol, if any, is MPTCP's.
+    #[inline(always)]
+    pub(crate) unsafe fn of(ssk: *const sock) -> Option<Self> {
+        let icsk = NonNull::new(ssk.cast_mut())?;
+        // SAFETY: Every TCP socket is an `inet_connection_sock`, with the field at that offset.
+        let subflow = unsafe {
+            icsk.byte_add(DC_OFF_inet_connection_sock__icsk_ulp_data as usize)
+                .cast::<*const mptcp_subflow_context>()
+                .read_volatile()
+        };
+        // SAFETY: `mptcp_subflow_ctx()`; by this function's requirement it is MPTCP's.
+        unsafe { Self::new(subflow) }
+    }
+
+    /// The subflow that has its initial ACK sequence number at `iasn`.
+    ///
+    /// # Safety
+    ///
+    /// `iasn` must point to the field of a live subflow.
+    #[inline(always)]
+    pub(crate) unsafe fn from_iasn(iasn: *const u64) -> Option<Self> {
+        let offset = DC_OFF_mptcp_subflow_context__iasn as usize;
+        // SAFETY: By this function's requirement.
+        unsafe { Self::new(iasn.wrapping_byte_sub(offset).cast()) }
+    }
+
+    /// Whether this end is low-overhead: what it holds says so (Documentation/protocol.rst).
+    #[inline(always)]
+    pub(crate) fn is_low_overhead(self) -> bool {
+        is_low_overhead(self.token(), self.local_key(), self.idsn())
+    }
+
+    /// Takes a key field, with the token and the data sequence number that it stands for.
+    #[inline]
+    pub(crate) fn set_key_field(self, key: KeyField) {
+        self.set_local_key(key.raw());
+        self.set_token(key.token().get());
+        self.set_idsn(key.idsn().0);
+    }
+}
+
+view! {
+    /// A request: `struct mptcp_subflow_request_sock`.
+    Request(request_sock)
+}
+
+impl Request {
+    fields! {
+        /// This host's key or key field.
+        local_key / set_local_key: u64 = DC_OFF_mptcp_subflow_request_sock__local_key;
+        /// This host's initial data sequence number.
+        idsn / set_idsn: u64 = DC_OFF_mptcp_subflow_request_sock__idsn;
+        /// This host's token.
+        token / set_token: u32 = DC_OFF_mptcp_subflow_request_sock__token;
+    }
+
+    /// Whether the request is a low-overhead MP_CAPABLE one.
+    #[inline]
+    pub(crate) fn is_low_overhead(self) -> bool {
+        is_low_overhead(self.token(), self.local_key(), self.idsn())
+            // SAFETY: The request lives.
+            && unsafe { dc_request_is_capable(self.raw()) }
+    }
+
+    /// Takes a key field, with the token and the data sequence number that it stands for.
+    #[inline]
+    pub(crate) fn set_key_field(self, key: KeyField) {
+        self.set_local_key(key.raw());
+        self.set_token(key.token().get());
+        self.set_idsn(key.idsn().0);
+    }
+}
+
+view! {
+    /// The options of a segment about to be written: `struct mptcp_out_options`.
+    OutOptions(mptcp_out_options)
+}
+
+impl OutOptions {
+    fields! {
+        /// `OPTION_MPTCP_*` bits, and [`OURS`](Self::OURS) and [`FULL`](Self::FULL).
+        suboptions / set_suboptions: u16 = DC_OFF_mptcp_out_options__suboptions;
+    }
+
+    /// Any MP_CAPABLE.
+    pub(crate) const MPC: u16 =
+        (DC_MPC_SYN | DC_MPC_SYNACK | DC_MPC_ACK) as u16;
+
+    /// The option is to be written as version 15. The stack doesn't use the bit.
+    pub(crate) const OURS: u16 = 1 << 15;
+
+    /// The SYN is to carry the key field. The stack doesn't use the bit.
+    pub(crate) const FULL: u16 = 1 << 14;
+
+    /// Sets bits in `suboptions`.
+    #[inline]
+    pub(crate) fn mark(self, bits: u16) {
+        self.set_suboptions(self.suboptions() | bits);
+    }
+}
+
+view! {
+    /// The options that a segment brought: `struct mptcp_options_received`.
+    Received(mptcp_options_received)
+}
+
+impl Received {
+    fields! {
+        /// The sender's key.
+        sndr_key / set_sndr_key: u64 = DC_OFF_mptcp_options_received__sndr_key;
+        /// The receiver's key, echoed.
+        rcvr_key / set_rcvr_key: u64 = DC_OFF_mptcp_options_received__rcvr_key;
+        /// Data sequence number of a mapping.
+        data_seq / set_data_seq: u64 = DC_OFF_mptcp_options_received__data_seq;
+        /// Relative subflow sequence number of a mapping.
+        subflow_seq / set_subflow_seq: u32 = DC_OFF_mptcp_options_received__subflow_seq;
+        /// Bytes of a mapping.
+        data_len / set_data_len: u16 = DC_OFF_mptcp_options_received__data_len;
+        /// Checksum of a mapping, as on the wire.
+        csum / set_csum: [u8; 2] = DC_OFF_mptcp_options_received__csum;
+    }
+}
+
+view! {
+    /// A received TCP segment.
+    Packet(sk_buff)
+}
+
+impl Packet {
+    fields! {
+        /// Bytes from the TCP header on.
+        len / set_len: u32 = DC_OFF_sk_buff__len;
+        head / set_head: *const u8 = DC_OFF_sk_buff__head;
+        transport_header / set_transport_header: u16 = DC_OFF_sk_buff__transport_header;
+        network_header / set_network_header: u16 = DC_OFF_sk_buff__network_header;
+        /// Ethernet protocol number, as on the wire.
+        protocol / set_protocol: [u8; 2] = DC_OFF_sk_buff__protocol;
+    }
+
+    /// The TCP header's fixed part and its options.
+    ///
+    /// TCP checked that all of it is in the packet's linear part before any function of MPTCP saw
+    /// the packet (`tcp_v4_rcv()`, `tcp_v6_rcv()`).
+    #[inline(always)]
+    fn tcp(&self) -> (&[u8; 20], &[u8]) {
+        // SAFETY: As said above.
+        unsafe {
+            let header = self.head().add(usize::from(self.transport_header())).cast::<[u8; 20]>();
+            let length = usize::from((*header)[12] >> 4) * 4;
+            let options = length.saturating_sub(20);
+            (
+                &*header,
+                core::slice::from_raw_parts(header.add(1).cast(), options),
+            )
+        }
+    }
+
+    /// The TCP options.
+    #[inline(always)]
+    pub(crate) fn options(&self) -> &[u8] {
+        self.tcp().1
+    }
+
+    /// What part of a handshake the segment can be.
+    #[inline]
+    pub(crate) fn segment(&self) -> Segment {
+        let (header, options) = self.tcp();
+        let [.., flags, _, _, _, _, _, _] = *header;
+        let payload = self.len() as usize > options.len() + 20;
+        Segment::of(flags & 0x02 != 0, flags & 0x10 != 0, payload)
+    }
+
+    /// The connection that the segment belongs to, as this host, its receiver, sees it; `None` if it
+    /// is neither IPv4 nor IPv6.
+    #[inline]
+    pub(crate) fn flow(&self, netns: u64) -> Option<Flow> {
+        let ([s0, s1, d0, d1, ..], _) = self.tcp();
+        let (local_port, remote_port) = ([*d0, *d1], [*s0, *s1]);
+        // SAFETY: TCP ran behind IP, so the IP header is in the packet's linear part.
+        let ip = unsafe { self.head().add(usize::from(self.network_header())) };
+        match self.protocol() {
+            [0x08, 0x00] => {
+                // SAFETY: An IPv4 header has 20 bytes.
+                let addrs = unsafe { ip.add(12).cast::<[[u8; 4]; 2]>().read_unaligned() };
+                let [remote, local] = addrs;
+                let local = End { addr: local, port: local_port };
+                let remote = End { addr: remote, port: remote_port };
+                Some(Flow::v4(netns, local, remote))
+            }
+            [0x86, 0xdd] => {
+                // SAFETY: An IPv6 header has 40 bytes.
+                let addrs = unsafe { ip.add(8).cast::<[[u8; 16]; 2]>().read_unaligned() };
+                let [remote, local] = addrs;
+                let local = End { addr: local, port: local_port };
+                let remote = End { addr: remote, port: remote_port };
+                Some(Flow::v6(netns, local, remote))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What the module keeps for a network namespace.
+///
+/// # Invariants
+///
+/// Points to the `dc_netns` of a network namespace that lives as long as this.
+#[derive(Clone, Copy)]
+pub(crate) struct Netns(NonNull<dc_netns>);
+
+impl Netns {
+    /// That of a live socket.
+    ///
+    /// # Safety
+    ///
+    /// `sk` must be a live socket.
+    #[inline]
+    pub(crate) unsafe fn of_sock(sk: *const sock) -> Option<Self> {
+        // SAFETY: A live socket holds its network namespace.
+        NonNull::new(unsafe { dc_netns_of(dc_sock_net(sk)) }).map(Self)
+    }
+
+    /// That of a received packet.
+    #[inline]
+    pub(crate) fn of_packet(packet: Packet) -> Option<Self> {
+        // SAFETY: A packet in TCP's hands has a device, whose namespace lives.
+        NonNull::new(unsafe { dc_netns_of(dc_skb_net(packet.raw())) }).map(Self)
+    }
+
+    #[inline]
+    fn get(&self) -> &dc_netns {
+        // SAFETY: By the type's invariant.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Whether servers here accept low-overhead connections: `lowoverhead` is 1 or 2.
+    #[inline]
+    pub(crate) fn accepts(&self) -> bool {
+        self.get().lowoverhead >= 1
+    }
+
+    /// Whether clients here offer low overhead: `lowoverhead` is 2.
+    #[inline]
+    pub(crate) fn offers(&self) -> bool {
+        self.get().lowoverhead >= 2
+    }
+
+    /// Whether clients here send the full SYN.
+    #[inline]
+    pub(crate) fn sends_full_syn(&self) -> bool {
+        self.get().syn_token != 0
+    }
+
+    /// What stands for the namespace in keyed hashes.
+    #[inline]
+    pub(crate) fn cookie(&self) -> u64 {
+        self.get().cookie
+    }
+
+    /// Counts an event.
+    #[inline]
+    pub(crate) fn count(&self, counter: dc_counter) {
+        // SAFETY: By the type's invariant.
+        unsafe { dc_count(self.0.as_ptr(), counter) }
+    }
+}
