@@ -12,7 +12,7 @@ produce() {
 	cp "$source"/modules.{order,builtin,builtin.modinfo} "$out/modules/"
 	# The guest has neither radio nor real hardware. Unpacked, because xz is slow on an emulated CPU.
 	(
-		cd "$source"
+		cd "$source" || exit
 		find kernel/{arch/x86/crypto,crypto,lib,net,drivers/net,drivers/block,drivers/virtio,fs/ext4} \
 			kernel/fs/{jbd2,overlayfs,fuse,nls} kernel/fs/mbcache.ko.xz -name '*.ko.xz' |
 			grep -vE '/(ethernet|wireless|wwan|wan|usb|can|arcnet|fddi|phy|bluetooth|mac80211|nfc|ceph|sunrpc|rxrpc|drbd)/' |

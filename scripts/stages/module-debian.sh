@@ -3,7 +3,7 @@
 about="mptcp_dc.ko for Debian's kernel"
 needs="root kernel kbuild-debian boot-debian"
 uses="GCC"
-sources="Kbuild rust"
+sources="Kbuild include rust"
 live=yes
 
 produce() {

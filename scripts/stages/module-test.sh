@@ -3,7 +3,7 @@
 about="mptcp_dc.ko for the test kernel"
 needs="root kernel kbuild-test boot-test"
 uses="LLVM_VERSION"
-sources="Kbuild rust"
+sources="Kbuild include rust"
 live=yes
 
 produce() {

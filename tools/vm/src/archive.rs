@@ -27,10 +27,18 @@ pub struct Archive<W: Write> {
 impl<W: Write> Archive<W> {
     /// An archive with `/dev/console`, without which the kernel's first process has no output.
     pub fn new(to: W) -> Result<Self> {
-        let mut archive = Self { to, directories: BTreeSet::new(), inode: 0 };
+        let mut archive = Self {
+            to,
+            directories: BTreeSet::new(),
+            inode: 0,
+        };
         archive.directory(Path::new("dev"))?;
         let console = archive.entry(Path::new("dev/console"))?;
-        archive.write(console.mode(CHARACTER_DEVICE).rdev_major(5).rdev_minor(1), 0, io::empty())?;
+        archive.write(
+            console.mode(CHARACTER_DEVICE).rdev_major(5).rdev_minor(1),
+            0,
+            io::empty(),
+        )?;
         Ok(archive)
     }
 
@@ -103,7 +111,9 @@ impl<W: Write> Archive<W> {
 
     fn entry(&mut self, path: &Path) -> Result<Builder> {
         self.inode += 1;
-        let name = path.to_str().with_context(|| format!("{}: not UTF-8", path.display()))?;
+        let name = path
+            .to_str()
+            .with_context(|| format!("{}: not UTF-8", path.display()))?;
         Ok(Builder::new(name).ino(self.inode).nlink(1))
     }
 
@@ -155,7 +165,10 @@ mod tests {
         archive.add(&dir.path().join("link"), Path::new("layer/opt/y"))?;
         let members = members(&archive.finish()?)?;
 
-        assert_eq!(members["layer/opt/x/tool"], (0o100_755, b"#!/bin/sh\n".to_vec()));
+        assert_eq!(
+            members["layer/opt/x/tool"],
+            (0o100_755, b"#!/bin/sh\n".to_vec())
+        );
         assert_eq!(members["layer/opt/x/link"], (0o120_777, b"tool".to_vec()));
         assert_eq!(members["layer/opt/x/sub/data"].1, [0, 1, 2]);
         assert_eq!(members["layer/opt/y"], (0o100_755, b"#!/bin/sh\n".to_vec()));
@@ -168,7 +181,9 @@ mod tests {
     #[test]
     fn a_missing_file_is_named() {
         let mut archive = Archive::new(Vec::new()).unwrap();
-        let error = archive.add(Path::new("/no/such/file"), Path::new("x")).unwrap_err();
+        let error = archive
+            .add(Path::new("/no/such/file"), Path::new("x"))
+            .unwrap_err();
         assert!(format!("{error:#}").contains("/no/such/file"));
     }
 }

@@ -175,9 +175,15 @@ fn addition(text: &OsStr) -> Result<Addition> {
     let host = PathBuf::from(OsStr::from_bytes(&bytes[..colon]));
     let guest = Path::new(OsStr::from_bytes(&bytes[colon + 1..]));
     if host.as_os_str().is_empty() || !guest.is_absolute() {
-        bail!("--add={}: GUEST is an absolute path", text.to_string_lossy());
+        bail!(
+            "--add={}: GUEST is an absolute path",
+            text.to_string_lossy()
+        );
     }
-    Ok(Addition { host, guest: below_root(guest)? })
+    Ok(Addition {
+        host,
+        guest: below_root(guest)?,
+    })
 }
 
 /// A path in the guest, relative to its root. `/bin`, `/lib`, … are links into `/usr` there; a directory of that
@@ -191,8 +197,14 @@ fn below_root(guest: &Path) -> Result<PathBuf> {
             _ => bail!("{}: '..' in a guest path", guest.display()),
         }
     }
-    let merged = ["bin", "sbin", "lib", "lib64"].iter().any(|dir| path.starts_with(dir));
-    Ok(if merged { Path::new("usr").join(path) } else { path })
+    let merged = ["bin", "sbin", "lib", "lib64"]
+        .iter()
+        .any(|dir| path.starts_with(dir));
+    Ok(if merged {
+        Path::new("usr").join(path)
+    } else {
+        path
+    })
 }
 
 #[cfg(test)]
@@ -214,7 +226,10 @@ mod tests {
     #[test]
     fn defaults() {
         let o = options(&["true"]);
-        assert_eq!((o.kernel, o.cpus, o.mem, o.accel), (Kernel::Debian, 2, 1024, Accel::Auto));
+        assert_eq!(
+            (o.kernel, o.cpus, o.mem, o.accel),
+            (Kernel::Debian, 2, 1024, Accel::Auto)
+        );
         assert_eq!(o.timeout, Some(Duration::from_secs(600)));
         assert!(o.module && !o.icount && !o.verbose && o.add.is_empty() && o.append.is_empty());
         assert_eq!(options(&["--kernel=test", "true"]).mem, 2048);
@@ -230,7 +245,9 @@ mod tests {
             assert_eq!(options(&args).command, command, "{lead:?}");
         }
         let odd = OsString::from_vec(vec![b'a', 0xff]);
-        let Request::Run(o) = parse(["echo".into(), odd.clone()]).unwrap() else { panic!() };
+        let Request::Run(o) = parse(["echo".into(), odd.clone()]).unwrap() else {
+            panic!()
+        };
         assert_eq!(o.command[1], odd);
     }
 

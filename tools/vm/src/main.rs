@@ -56,14 +56,20 @@ fn main() -> ExitCode {
 /// Boots, runs, judges; the exit status.
 fn run(options: &Options) -> Result<u8> {
     let artefacts = Artefacts::from_env()?;
-    let kvm = qemu::kvm_works(&artefacts, options, |options| boots_under_kvm(&artefacts, options))?;
+    let kvm = qemu::kvm_works(&artefacts, options, |options| {
+        boots_under_kvm(&artefacts, options)
+    })?;
     let deadline = options.timeout.map(|limit| Instant::now() + limit);
     let (mut guest, port) = Guest::start(&artefacts, options, kvm)?;
     if options.verbose {
         let log = guest.log_path();
         thread::spawn(move || follow(&log));
     }
-    let terminal = if options.command.is_empty() { RawTerminal::enter()? } else { None };
+    let terminal = if options.command.is_empty() {
+        RawTerminal::enter()?
+    } else {
+        None
+    };
     let ending = talk(&guest, port, options, deadline)?;
     drop(terminal);
     Ok(judge(&mut guest, &ending))
@@ -71,7 +77,9 @@ fn run(options: &Options) -> Result<u8> {
 
 /// Whether a guest comes up under KVM.
 fn boots_under_kvm(artefacts: &Artefacts, options: &Options) -> bool {
-    let Ok((_guest, port)) = Guest::start(artefacts, options, true) else { return false };
+    let Ok((_guest, port)) = Guest::start(artefacts, options, true) else {
+        return false;
+    };
     let messages = receive(port);
     matches!(messages.recv_timeout(TRIAL_LIMIT), Ok(Ok(Message::Ready)))
 }
@@ -87,7 +95,12 @@ enum Ending {
 }
 
 /// Starts the command in a guest and passes its input and output through.
-fn talk(guest: &Guest, port: UnixStream, options: &Options, deadline: Option<Instant>) -> Result<Ending> {
+fn talk(
+    guest: &Guest,
+    port: UnixStream,
+    options: &Options,
+    deadline: Option<Instant>,
+) -> Result<Ending> {
     let mut to_guest = port.try_clone()?;
     let messages = receive(port);
     let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
@@ -95,7 +108,11 @@ fn talk(guest: &Guest, port: UnixStream, options: &Options, deadline: Option<Ins
     loop {
         let boot_limit = (!ready).then(|| BOOT_LIMIT.saturating_sub(guest.age()));
         let limit = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let wait = boot_limit.into_iter().chain(limit).min().unwrap_or(Duration::MAX);
+        let wait = boot_limit
+            .into_iter()
+            .chain(limit)
+            .min()
+            .unwrap_or(Duration::MAX);
         match messages.recv_timeout(wait) {
             Ok(Ok(Message::Ready)) => {
                 ready = true;
@@ -107,7 +124,9 @@ fn talk(guest: &Guest, port: UnixStream, options: &Options, deadline: Option<Ins
                 thread::spawn(move || send_input(to_guest));
             }
             // A reader that has gone must not end the run: it is judged all the same.
-            Ok(Ok(Message::Stdout(bytes))) => drop(stdout.write_all(&bytes).and_then(|()| stdout.flush())),
+            Ok(Ok(Message::Stdout(bytes))) => {
+                drop(stdout.write_all(&bytes).and_then(|()| stdout.flush()))
+            }
             Ok(Ok(Message::Stderr(bytes))) => drop(stderr.write_all(&bytes)),
             Ok(Ok(Message::Done(outcome))) => return Ok(Ending::Done(outcome)),
             Ok(Ok(other)) => return Ok(Ending::Lost(format!("unexpected message {other:?}"))),
@@ -117,7 +136,10 @@ fn talk(guest: &Guest, port: UnixStream, options: &Options, deadline: Option<Ins
                 return Ok(Ending::TimedOut)
             }
             Err(RecvTimeoutError::Timeout) => {
-                return Ok(Ending::Lost(format!("not ready after {} s", BOOT_LIMIT.as_secs())))
+                return Ok(Ending::Lost(format!(
+                    "not ready after {} s",
+                    BOOT_LIMIT.as_secs()
+                )))
             }
         }
     }
@@ -143,11 +165,15 @@ fn command(options: &Options) -> Message {
     let mut argv = options.command.clone();
     if argv.is_empty() {
         let size = match tcgetwinsize(io::stdin()) {
-            Ok(size) if size.ws_row > 0 => format!("stty rows {} cols {};", size.ws_row, size.ws_col),
+            Ok(size) if size.ws_row > 0 => {
+                format!("stty rows {} cols {};", size.ws_row, size.ws_col)
+            }
             _ => String::new(),
         };
         let shell = format!("{size} exec bash -l");
-        argv = ["script", "-qec", &shell, "/dev/null"].map(OsString::from).to_vec();
+        argv = ["script", "-qec", &shell, "/dev/null"]
+            .map(OsString::from)
+            .to_vec();
     }
     Message::Run { argv, term }
 }
@@ -191,7 +217,10 @@ fn judge(guest: &mut Guest, ending: &Ending) -> u8 {
             TIMED_OUT
         }
         Ending::Done(outcome) if !complaints.is_empty() => {
-            eprintln!("vm: failed for that; the command's own status was {}", outcome.status);
+            eprintln!(
+                "vm: failed for that; the command's own status was {}",
+                outcome.status
+            );
             COMPLAINED
         }
         Ending::Done(_) if !complete => {
@@ -227,7 +256,9 @@ fn wait_for_log(guest: &mut Guest) -> bool {
 
 /// Copies a growing file to standard error for as long as the program runs.
 fn follow(path: &std::path::Path) {
-    let Ok(mut file) = File::open(path) else { return };
+    let Ok(mut file) = File::open(path) else {
+        return;
+    };
     let mut buffer = vec![0; 16 << 10];
     while let Ok(n) = file.read(&mut buffer) {
         if n == 0 {

@@ -153,7 +153,10 @@ mod tests {
     #[test]
     fn messages_arrive_as_they_were_sent() {
         let run = |argv: &[&[u8]]| Message::Run {
-            argv: argv.iter().map(|a| OsString::from_vec(a.to_vec())).collect(),
+            argv: argv
+                .iter()
+                .map(|a| OsString::from_vec(a.to_vec()))
+                .collect(),
             term: "xterm".into(),
         };
         for message in [

@@ -60,7 +60,11 @@ pub struct Guest {
 
 impl Guest {
     /// Starts QEMU; returns once its end of the port is connected.
-    pub fn start(artefacts: &Artefacts, options: &Options, kvm: bool) -> Result<(Self, UnixStream)> {
+    pub fn start(
+        artefacts: &Artefacts,
+        options: &Options,
+        kvm: bool,
+    ) -> Result<(Self, UnixStream)> {
         let started = Instant::now();
         let dir = tempfile::Builder::new().prefix("mptcp_dc-vm.").tempdir()?;
         write_initramfs(artefacts, options, &dir.path().join("initramfs"))?;
@@ -68,7 +72,9 @@ impl Guest {
         listener.set_nonblocking(true)?;
 
         let mut command = qemu(&artefacts.root);
-        command.args(machine(options, kvm)).args(devices(artefacts, dir.path()));
+        command
+            .args(machine(options, kvm))
+            .args(devices(artefacts, dir.path()));
         command.arg("-kernel").arg(artefacts.boot.join("kernel"));
         command.arg("-initrd").arg(dir.path().join("initramfs"));
         command.arg("-append").arg(kernel_arguments(options));
@@ -152,15 +158,32 @@ fn qemu(root: &Path) -> Command {
 }
 
 fn machine(options: &Options, kvm: bool) -> Vec<String> {
-    let (accel, cpu) = if kvm { ("kvm", "host") } else { ("tcg,thread=multi,tb-size=512", "max") };
-    let accel = if options.icount { "tcg,thread=single,tb-size=512" } else { accel };
+    let (accel, cpu) = if kvm {
+        ("kvm", "host")
+    } else {
+        ("tcg,thread=multi,tb-size=512", "max")
+    };
+    let accel = if options.icount {
+        "tcg,thread=single,tb-size=512"
+    } else {
+        accel
+    };
     let mut args: Vec<String> = [
-        "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-        "-machine", "q35,usb=off,smbus=off,sata=off,hpet=off",
-        "-accel", accel,
-        "-cpu", &format!("{cpu},{WITHOUT_SHA}"),
-        "-smp", &options.cpus.to_string(),
-        "-m", &format!("{}M", options.mem),
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-machine",
+        "q35,usb=off,smbus=off,sata=off,hpet=off",
+        "-accel",
+        accel,
+        "-cpu",
+        &format!("{cpu},{WITHOUT_SHA}"),
+        "-smp",
+        &options.cpus.to_string(),
+        "-m",
+        &format!("{}M", options.mem),
     ]
     .map(str::to_owned)
     .to_vec();
@@ -174,7 +197,10 @@ fn machine(options: &Options, kvm: bool) -> Vec<String> {
 fn devices(artefacts: &Artefacts, dir: &Path) -> Vec<OsString> {
     let path = |prefix: &str, path: PathBuf| {
         // QEMU takes a comma in a value doubled.
-        OsString::from(format!("{prefix}{}", path.display().to_string().replace(',', ",,")))
+        OsString::from(format!(
+            "{prefix}{}",
+            path.display().to_string().replace(',', ",,")
+        ))
     };
     let disk = |file| path("if=virtio,format=raw,readonly=on,file=", file);
     vec![
@@ -197,7 +223,8 @@ fn devices(artefacts: &Artefacts, dir: &Path) -> Vec<OsString> {
 
 fn kernel_arguments(options: &Options) -> String {
     // An oops ends the guest at once (-no-reboot) rather than at the time-out.
-    let mut words = vec!["console=ttyS0 ignore_loglevel printk.time=1 panic=-1 oops=panic rdinit=/init"];
+    let mut words =
+        vec!["console=ttyS0 ignore_loglevel printk.time=1 panic=-1 oops=panic rdinit=/init"];
     if options.icount {
         words.push("mitigations=off nokaslr");
     }
@@ -207,7 +234,11 @@ fn kernel_arguments(options: &Options) -> String {
 
 /// Whether KVM runs a guest here: it may exist and fail only then. The answer is remembered until the host
 /// boots again.
-pub fn kvm_works(artefacts: &Artefacts, options: &Options, trial: impl Fn(&Options) -> bool) -> Result<bool> {
+pub fn kvm_works(
+    artefacts: &Artefacts,
+    options: &Options,
+    trial: impl Fn(&Options) -> bool,
+) -> Result<bool> {
     match options.accel {
         Accel::Kvm => return Ok(true),
         Accel::Tcg => return Ok(false),
@@ -222,8 +253,19 @@ pub fn kvm_works(artefacts: &Artefacts, options: &Options, trial: impl Fn(&Optio
         return Ok(answer == "works\n");
     }
     eprintln!("vm: trying whether KVM works here, once");
-    let works = trial(&Options { add: Vec::new(), cpus: 1, ..options.clone() });
-    eprintln!("vm: {}", if works { "it does" } else { "it does not; guests run under TCG, emulated" });
+    let works = trial(&Options {
+        add: Vec::new(),
+        cpus: 1,
+        ..options.clone()
+    });
+    eprintln!(
+        "vm: {}",
+        if works {
+            "it does"
+        } else {
+            "it does not; guests run under TCG, emulated"
+        }
+    );
     let mut file = tempfile::NamedTempFile::new_in(&artefacts.cache)?;
     std::io::Write::write_all(&mut file, if works { b"works\n" } else { b"fails\n" })?;
     file.persist(&memory)?;

@@ -52,7 +52,7 @@ const HUNG_TASK: (&str, &str) = ("INFO: task ", "blocked for more than");
 const SHOWN: usize = 60;
 
 /// Taint that loading an unsigned out-of-tree module, a live patch or KUnit leaves on a healthy kernel.
-const EXPECTED_TAINT: u64 = 1 << 12 | 1 << 13 | 1 << 15 | 1 << 18;
+const EXPECTED_TAINT: u64 = (1 << 12) | (1 << 13) | (1 << 15) | (1 << 18);
 
 /// Names of the taint bits, from bit 0 (Documentation/admin-guide/tainted-kernels.rst).
 const TAINT_NAMES: &[&str] = &[
@@ -112,10 +112,13 @@ fn in_taint(tainted: u64) -> Option<String> {
         return None;
     }
     let names: Vec<&str> = (0..u64::BITS as usize)
-        .filter(|bit| unexpected >> bit & 1 == 1)
+        .filter(|bit| (unexpected >> bit) & 1 == 1)
         .map(|bit| TAINT_NAMES.get(bit).copied().unwrap_or("unknown taint"))
         .collect();
-    Some(format!("the kernel is tainted: {} ({tainted})", names.join(", ")))
+    Some(format!(
+        "the kernel is tainted: {} ({tainted})",
+        names.join(", ")
+    ))
 }
 
 /// Whether a line of the log, without time stamp, is a complaint.
@@ -175,7 +178,12 @@ mod tests {
             "refcount_t: underflow; use-after-free.",
             "unregister_netdevice: waiting for veth0 to become free. Usage count = 2",
         ] {
-            for prefix in ["", "[    1.234567] ", "[   12.345678][  T123] ", "[    0.1][    C0] "] {
+            for prefix in [
+                "",
+                "[    1.234567] ",
+                "[   12.345678][  T123] ",
+                "[    0.1][    C0] ",
+            ] {
                 let log = format!("[    0.000000] Linux version 7.3\n{prefix}{line}\n");
                 assert_eq!(complaints(&log), [format!("{prefix}{line}")], "{line}");
             }
@@ -214,17 +222,37 @@ mod tests {
 
     #[test]
     fn only_unexpected_taint_is_a_complaint() {
-        let of = |tainted| find("", Some(&Outcome { tainted, ..Outcome::default() }));
+        let of = |tainted| {
+            find(
+                "",
+                Some(&Outcome {
+                    tainted,
+                    ..Outcome::default()
+                }),
+            )
+        };
         assert_eq!(of(0), [""; 0]);
         assert_eq!(of(EXPECTED_TAINT), [""; 0]);
-        assert_eq!(of(1 << 9 | 1 << 12), ["the kernel is tainted: kernel warned (4608)"]);
-        assert_eq!(of(1 << 7), ["the kernel is tainted: kernel died (oops or BUG) (128)"]);
+        assert_eq!(
+            of((1 << 9) | (1 << 12)),
+            ["the kernel is tainted: kernel warned (4608)"]
+        );
+        assert_eq!(
+            of(1 << 7),
+            ["the kernel is tainted: kernel died (oops or BUG) (128)"]
+        );
         assert!(of(1 << 40)[0].contains("unknown taint"));
     }
 
     #[test]
     fn leaks_are_complaints() {
-        let outcome = Outcome { leaks: "unreferenced object 0x1\n".into(), ..Outcome::default() };
-        assert_eq!(find("", Some(&outcome)), ["memory leaks:\nunreferenced object 0x1"]);
+        let outcome = Outcome {
+            leaks: "unreferenced object 0x1\n".into(),
+            ..Outcome::default()
+        };
+        assert_eq!(
+            find("", Some(&outcome)),
+            ["memory leaks:\nunreferenced object 0x1"]
+        );
     }
 }

@@ -11,8 +11,8 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,7 +71,10 @@ fn boot() -> Result<File> {
     rustix::process::chroot(".").context("chroot")?;
     std::env::set_current_dir("/")?;
     // ip-netns and unshare expect it so.
-    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::SHARED)?;
+    mount_change(
+        "/",
+        MountPropagationFlags::REC | MountPropagationFlags::SHARED,
+    )?;
 
     fs::create_dir_all("/dev/pts")?;
     fs::create_dir_all("/dev/shm")?;
@@ -95,7 +98,10 @@ fn boot() -> Result<File> {
     fs::set_permissions("/tmp", fs::Permissions::from_mode(0o1777))?;
     fs::create_dir_all("/run/lock")?;
     sethostname(b"vm")?;
-    let up = Command::new("ip").args(["link", "set", "lo", "up"]).env("PATH", PATH).status()?;
+    let up = Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .env("PATH", PATH)
+        .status()?;
     if !up.success() {
         bail!("ip link set lo up: {up}");
     }
@@ -105,18 +111,24 @@ fn boot() -> Result<File> {
 /// Mounts a file system that has no device.
 fn attach(kind: &str, at: &str, options: &str) -> Result<()> {
     let options = std::ffi::CString::new(options)?;
-    mount(kind, at, kind, MountFlags::empty(), &*options).with_context(|| format!("mounting {kind} on {at}"))
+    mount(kind, at, kind, MountFlags::empty(), &*options)
+        .with_context(|| format!("mounting {kind} on {at}"))
 }
 
 fn mount_disk(device: &str, at: &str) -> Result<()> {
     wait_for(|| Path::new(device).exists()).with_context(|| format!("no {device}"))?;
-    mount(device, at, "ext4", MountFlags::RDONLY, None).with_context(|| format!("mounting {device}"))
+    mount(device, at, "ext4", MountFlags::RDONLY, None)
+        .with_context(|| format!("mounting {device}"))
 }
 
 fn load_early_modules() -> Result<()> {
     let order = Path::new("/").join(initramfs::EARLY_ORDER);
-    for name in fs::read_to_string(&order).with_context(|| order.display().to_string())?.lines() {
-        let file = File::open(Path::new("/").join(initramfs::EARLY).join(name)).context(name.to_owned())?;
+    for name in fs::read_to_string(&order)
+        .with_context(|| order.display().to_string())?
+        .lines()
+    {
+        let file = File::open(Path::new("/").join(initramfs::EARLY).join(name))
+            .context(name.to_owned())?;
         finit_module(file, c"", 0).with_context(|| format!("loading {name}"))?;
     }
     Ok(())
@@ -135,7 +147,11 @@ fn open_port() -> Result<File> {
     };
     wait_for(|| find().is_some_and(|port| port.exists())).context("no virtio port to the host")?;
     let port = find().context("the virtio port has gone")?;
-    OpenOptions::new().read(true).write(true).open(&port).with_context(|| port.display().to_string())
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&port)
+        .with_context(|| port.display().to_string())
 }
 
 fn wait_for(ready: impl Fn() -> bool) -> Result<()> {
@@ -158,7 +174,10 @@ fn serve(mut from_host: File) -> Result<()> {
     };
     let status = run(&argv, &term, from_host, &to_host)?;
 
-    let mut outcome = Outcome { status, ..Outcome::default() };
+    let mut outcome = Outcome {
+        status,
+        ..Outcome::default()
+    };
     outcome.leaks = find_leaks()?;
     outcome.tainted = tainted()?;
     log(END_OF_RUN);
@@ -176,7 +195,12 @@ fn run(argv: &[OsString], term: &OsStr, from_host: File, to_host: &Arc<Mutex<Fil
     let spawned = Command::new(program)
         .args(args)
         .env_clear()
-        .envs([("PATH", PATH), ("HOME", "/root"), ("LANG", "C.UTF-8"), ("USER", "root")])
+        .envs([
+            ("PATH", PATH),
+            ("HOME", "/root"),
+            ("LANG", "C.UTF-8"),
+            ("USER", "root"),
+        ])
         .env("TERM", term)
         .current_dir("/root")
         .stdin(Stdio::piped())
@@ -189,7 +213,11 @@ fn run(argv: &[OsString], term: &OsStr, from_host: File, to_host: &Arc<Mutex<Fil
         Err(error) => {
             let text = format!("vm: {}: {error}\n", program.to_string_lossy());
             send(to_host, &Message::Stderr(text.into_bytes()))?;
-            return Ok(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 });
+            return Ok(if error.kind() == io::ErrorKind::NotFound {
+                127
+            } else {
+                126
+            });
         }
     };
     let ended = Arc::new(AtomicBool::new(false));
@@ -213,11 +241,15 @@ fn run(argv: &[OsString], term: &OsStr, from_host: File, to_host: &Arc<Mutex<Fil
 /// Waits for process `id`, and for whatever else has lost its parent meanwhile.
 fn reap(id: u32) -> Result<u8> {
     loop {
-        let Some((pid, status)) = wait(WaitOptions::empty())? else { continue };
+        let Some((pid, status)) = wait(WaitOptions::empty())? else {
+            continue;
+        };
         if u32::try_from(pid.as_raw_nonzero().get()) != Ok(id) {
             continue;
         }
-        let code = status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal));
+        let code = status
+            .exit_status()
+            .or(status.terminating_signal().map(|signal| 128 + signal));
         if let Some(code) = code {
             return Ok(u8::try_from(code).unwrap_or(u8::MAX));
         }
@@ -237,8 +269,14 @@ fn relay(
         let mut buffer = vec![0; 64 << 10];
         loop {
             let last = ended.load(Ordering::Acquire);
-            let pause = Timespec { tv_sec: 0, tv_nsec: if last { 0 } else { 20_000_000 } };
-            let quiet = matches!(poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&pause)), Ok(0));
+            let pause = Timespec {
+                tv_sec: 0,
+                tv_nsec: if last { 0 } else { 20_000_000 },
+            };
+            let quiet = matches!(
+                poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&pause)),
+                Ok(0)
+            );
             if quiet && last {
                 return;
             }
@@ -263,7 +301,10 @@ fn feed(mut from_host: File, stdin: impl Write) {
     loop {
         match Message::read(&mut from_host) {
             Ok(Some(Message::Stdin(bytes))) => {
-                if stdin.as_mut().is_some_and(|pipe| pipe.write_all(&bytes).is_err()) {
+                if stdin
+                    .as_mut()
+                    .is_some_and(|pipe| pipe.write_all(&bytes).is_err())
+                {
                     stdin = None;
                 }
             }
@@ -277,12 +318,16 @@ fn feed(mut from_host: File, stdin: impl Write) {
 }
 
 fn send(to_host: &Mutex<File>, message: &Message) -> Result<()> {
-    let mut port = to_host.lock().map_err(|_| anyhow::anyhow!("a relay panicked"))?;
+    let mut port = to_host
+        .lock()
+        .map_err(|_| anyhow::anyhow!("a relay panicked"))?;
     message.write(&mut *port).context("writing to the host")
 }
 
 fn tainted() -> Result<u64> {
-    Ok(fs::read_to_string("/proc/sys/kernel/tainted")?.trim().parse()?)
+    Ok(fs::read_to_string("/proc/sys/kernel/tainted")?
+        .trim()
+        .parse()?)
 }
 
 /// kmemleak's report, on a kernel that has it and on which a module of ours was loaded.
