@@ -254,6 +254,10 @@ impl Packet {
         }
     }
 
+    fn tcp_header(&self) -> *const tcphdr {
+        core::ptr::from_ref(self.tcp().0).cast()
+    }
+
     /// The TCP options.
     #[inline(always)]
     pub(crate) fn options(&self) -> &[u8] {
@@ -319,11 +323,14 @@ impl Netns {
         NonNull::new(unsafe { dc_netns_of(dc_sock_net(sk)) }).map(Self)
     }
 
-    /// That of a received packet.
+    /// That of the request or connection that holds `key` as its own and received `packet`; `None`
+    /// if there is no such.
     #[inline]
-    pub(crate) fn of_packet(packet: Packet) -> Option<Self> {
-        // SAFETY: A packet in TCP's hands has a device, whose namespace lives.
-        NonNull::new(unsafe { dc_netns_of(dc_skb_net(packet.raw())) }).map(Self)
+    pub(crate) fn of_key_owner(key: KeyField, packet: Packet) -> Option<Self> {
+        // SAFETY: The packet has a TCP header. The namespace of a packet that is being received
+        // lives, and the owner has received this one.
+        NonNull::new(unsafe { dc_token_owner(key.token().get(), key.raw(), packet.tcp_header()) })
+            .map(Self)
     }
 
     #[inline]

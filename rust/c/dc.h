@@ -30,7 +30,6 @@ struct dc_token_bucket {
  */
 #define DC_FIELDS(X)						\
 	X(sk_buff, len)						\
-	X(sk_buff, dev)						\
 	X(sk_buff, head)					\
 	X(sk_buff, protocol)					\
 	X(sk_buff, transport_header)				\
@@ -73,8 +72,6 @@ struct dc_token_bucket {
 	X(mptcp_sock, flags, mptcp_sock)			\
 	X(tcp_sock, md5sig_info, tcp_sock)			\
 	X(tcp_sock, fastopen_req, tcp_sock)			\
-	X(request_sock, rsk_listener, request_sock)		\
-	X(sock, sk_family, sock)				\
 	X(sock, sk_lock, sock)
 
 /* Bit fields that C reads or writes for Rust, as X(structure, field). */
@@ -105,7 +102,6 @@ struct dc_token_bucket {
 	X(MPC_SYNACK_NONE, "MPCapableSYNACKNone")		\
 	X(MPC_SYNACK_BAD, "MPCapableSYNACKBad")			\
 	X(MPC_ACK_RX, "MPCapableACKRX")				\
-	X(MPC_ACK_NOT_OWN, "MPCapableACKNotOwn")		\
 	X(MPC_COOKIE_ACK_RX, "MPCapableCookieACKRX")		\
 	X(MPC_COOKIE_NOT_OWN, "MPCapableCookieNotOwn")		\
 	X(TOKEN_BUSY, "TokenBusy")				\
@@ -179,7 +175,7 @@ int dc_tokens_init(void);
 bool dc_token_exists(u32 token);
 bool dc_token_add_request(struct request_sock *req);
 bool dc_token_add_connect(struct sock *ssk);
-bool dc_token_has_key(const struct net *net, u32 token, u64 local_key);
+struct dc_netns *dc_token_owner(u32 token, u64 local_key, const struct tcphdr *th);
 void dc_token_release(struct sock *ssk);
 struct dc_cursor *dc_cursor_get(void);
 void dc_cursor_put(void);
@@ -196,7 +192,6 @@ void dc_netns_close(void);
 void dc_netns_exit(void);
 struct dc_netns *dc_netns_of(const struct net *net);
 struct net *dc_sock_net(const struct sock *sk);
-struct net *dc_skb_net(const struct sk_buff *skb);
 void dc_count(struct dc_netns *ns, enum dc_counter counter);
 void dc_mib_inc(struct net *net, int field);
 int dc_lowoverhead_changed(bool on);		/* in Rust */

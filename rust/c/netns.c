@@ -28,11 +28,6 @@ struct net *dc_sock_net(const struct sock *sk)
 	return sock_net(sk);
 }
 
-struct net *dc_skb_net(const struct sk_buff *skb)
-{
-	return dev_net(skb->dev);
-}
-
 void dc_count(struct dc_netns *ns, enum dc_counter counter)
 {
 	if (counter < DC_COUNT_NR)

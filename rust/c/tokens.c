@@ -148,24 +148,34 @@ void dc_token_release(struct sock *ssk)
 	WRITE_ONCE(msk->token, 0);
 }
 
-/* Does a request or connection of @net hold @token, with this local key? */
-bool dc_token_has_key(const struct net *net, u32 token, u64 local_key)
+/*
+ * The namespace in which a request or connection holds @token with this local
+ * key, at these ports; NULL if there is none.
+ */
+struct dc_netns *dc_token_owner(u32 token, u64 local_key, const struct tcphdr *th)
 {
 	struct dc_token_bucket *bucket = dc_bucket(token);
 	struct mptcp_subflow_request_sock *subflow_req;
+	struct dc_netns *ns = NULL;
 	struct sock *sk;
-	bool found;
 
 	spin_lock_bh(&bucket->lock);
 	subflow_req = dc_find_request(bucket, token);
+	if (subflow_req) {
+		const struct inet_request_sock *ireq = inet_rsk((struct request_sock *)subflow_req);
+
+		if (subflow_req->local_key == local_key && htons(ireq->ir_num) == th->dest &&
+		    ireq->ir_rmt_port == th->source)
+			ns = dc_netns_of(read_pnet(&ireq->ireq_net));
+		goto unlock;
+	}
 	sk = dc_find_msk(bucket, token);
-	found = (subflow_req && subflow_req->local_key == local_key &&
-		 subflow_req->idsn == ror64(local_key, 32) &&
-		 net_eq(read_pnet(&inet_rsk((struct request_sock *)subflow_req)->ireq_net), net)) ||
-		(sk && READ_ONCE(mptcp_sk(sk)->local_key) == local_key &&
-		 net_eq(sock_net(sk), net));
+	if (sk && READ_ONCE(mptcp_sk(sk)->local_key) == local_key &&
+	    inet_sk(sk)->inet_sport == th->dest && inet_sk(sk)->inet_dport == th->source)
+		ns = dc_netns_of(sock_net(sk));
+unlock:
 	spin_unlock_bh(&bucket->lock);
-	return found;
+	return ns;
 }
 
 /* This CPU's cursor; nobody else touches it until dc_cursor_put(). */

@@ -176,17 +176,12 @@ fn translate(packet: Packet, received: Received) -> Option<()> {
             (DC_MPC_SYNACK, sender, None)
         }
         (_, Body::Keys { sender, receiver }) | (_, Body::Data { sender, receiver, .. }) => {
-            let netns = Netns::of_packet(packet)?;
-            // Whoever holds the token that is echoed must hold the whole key field, so the ACK
-            // answers a SYN/ACK of ours.
-            // SAFETY: The packet's namespace lives.
-            let own = unsafe {
-                dc_token_has_key(dc_skb_net(packet.raw()), receiver.token().get(), receiver.raw())
-            };
-            if !own || option.features.external {
-                netns.count(DC_COUNT_MPC_ACK_NOT_OWN);
+            if option.features.external {
                 return None;
             }
+            // Whoever holds the token that is echoed must hold the whole key field, so the ACK
+            // answers a SYN/ACK of ours.
+            let netns = Netns::of_key_owner(receiver, packet)?;
             netns.count(DC_COUNT_MPC_ACK_RX);
             received.set_rcvr_key(receiver.raw());
             let mapping = match option.body {

@@ -31,6 +31,8 @@ pub mod subtype {
     pub const MP_CAPABLE: u8 = 0;
     /// Join connection (RFC 8684, section 3.2).
     pub const MP_JOIN: u8 = 1;
+    /// Data sequence signal (RFC 8684, section 3.3).
+    pub const DSS: u8 = 2;
     /// Remove address (RFC 8684, section 3.4.2).
     pub const REMOVE_ADDR: u8 = 4;
 }

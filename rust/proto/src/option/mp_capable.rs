@@ -390,6 +390,27 @@ impl MpCapableRepr {
     }
 }
 
+/// Turns the start of an MP_CAPABLE that the stock kernel wrote for `segment`, of version 1, into
+/// one of version 15, and returns what its flags say. The key fields and lengths behind it are the
+/// same. `None`, and nothing is written, if it isn't such an option.
+#[inline]
+pub fn restamp(segment: Segment, start: &mut [u8; len::COMPACT]) -> Option<Features> {
+    let [KIND, _, version, flags] = start else {
+        return None;
+    };
+    if *version != subtype::MP_CAPABLE << 4 | RFC_VERSION {
+        return None;
+    }
+    let features = Features {
+        checksum: Flags(*flags).has(Flags::CHECKSUM),
+        external: false,
+        deny_join: Flags(*flags).has(Flags::DENY_JOIN),
+    };
+    *version = subtype::MP_CAPABLE << 4 | DC_VERSION;
+    *flags = Flags::new(segment, features).0;
+    Some(features)
+}
+
 /// The MP_CAPABLE option that counts in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
