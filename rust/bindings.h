@@ -4,6 +4,7 @@
 #include "protocol.h"
 #include "mib.h"
 #include "c/dc.h"
+#include "../include/uapi/linux/mptcp_dc.h"
 
 /* clang evaluates these, so Rust knows offsets and not whole structures. */
 enum dc_offsets {

@@ -26,6 +26,9 @@ mod client;
 mod server;
 mod wire;
 
+#[cfg(CONFIG_KUNIT = "y")]
+pub(crate) use wire::may_have_ours;
+
 use core::sync::atomic::{
     AtomicUsize,
     Ordering, //
@@ -40,6 +43,7 @@ use crate::hook::{
     Hook, //
 };
 use crate::hook_group;
+use crate::info::Getsockopt;
 use crate::stack::Subflow;
 
 hook_group! {
@@ -52,6 +56,7 @@ hook_group! {
     client::SynOptions,
     client::FinishConnect,
     KeySha,
+    Getsockopt,
 }
 
 hook_group! {

@@ -16,7 +16,7 @@
 //!   switching it off.
 //! - Rust functions have no `__fentry__`, so nothing that a predicate runs in Rust can be traced.
 //! - [`Group::remove`] returns when no CPU and no task is in a callback or replacement anymore.
-//!   Replacements may be preempted but must not sleep.
+//!   Replacements may be preempted but must not sleep, except under a [`Sleeping`].
 //!
 //! C header: [`include/linux/ftrace.h`](srctree/include/linux/ftrace.h)
 
@@ -35,8 +35,15 @@ use kernel::bindings::{
     pt_regs, //
 };
 use kernel::error::to_result;
-use kernel::ffi::c_ulong;
+use kernel::ffi::{
+    c_int,
+    c_ulong, //
+};
 use kernel::prelude::*;
+use kernel::time::{
+    delay::fsleep,
+    Delta, //
+};
 
 use crate::bindings;
 
@@ -69,6 +76,18 @@ impl Call<'_> {
     #[inline(always)]
     pub(crate) fn arg2<T>(&self) -> *mut T {
         self.regs.dx as *mut T
+    }
+
+    /// The second argument, as an `int`.
+    #[inline(always)]
+    pub(crate) fn int1(&self) -> c_int {
+        self.regs.si as c_int
+    }
+
+    /// The third argument, as an `int`.
+    #[inline(always)]
+    pub(crate) fn int2(&self) -> c_int {
+        self.regs.dx as c_int
     }
 
     /// The fourth argument, as a pointer.
@@ -264,14 +283,43 @@ impl Group {
         unsafe { kernel::bindings::unregister_ftrace_function(ops) };
         // SAFETY: `ops` isn't registered anymore.
         unsafe { kernel::bindings::ftrace_free_filter(ops) };
-        // A task that a callback sent on may still be about to enter a replacement, or in one.
-        // Replacements don't sleep: with all tasks through a voluntary switch, and all CPUs
-        // through a quiescent state, none is.
-        // SAFETY: Waits for grace periods; we may sleep.
-        unsafe {
-            kernel::bindings::synchronize_rcu_tasks();
-            kernel::bindings::synchronize_rcu();
+        // A task that a callback sent on may still be about to enter a replacement, or in one. It
+        // doesn't sleep there, unless it is counted: with all tasks through a voluntary switch, and
+        // all CPUs through a quiescent state, only those are left. They count themselves out
+        // shortly before they leave, hence once more.
+        wait_for_tasks();
+        while SLEEPERS.load(Ordering::Acquire) != 0 {
+            fsleep(Delta::from_millis(10));
         }
+        wait_for_tasks();
+    }
+}
+
+/// Waits until every task has switched voluntarily, and every CPU was in a quiescent state.
+fn wait_for_tasks() {
+    // SAFETY: Waits for grace periods; the callers may sleep.
+    unsafe {
+        kernel::bindings::synchronize_rcu_tasks();
+        kernel::bindings::synchronize_rcu();
+    }
+}
+
+/// Replacements that may be asleep.
+static SLEEPERS: AtomicUsize = AtomicUsize::new(0);
+
+/// A replacement that sleeps holds one from before it first may until after it last may.
+pub(crate) struct Sleeping(());
+
+impl Sleeping {
+    pub(crate) fn begin() -> Self {
+        SLEEPERS.fetch_add(1, Ordering::Acquire);
+        Self(())
+    }
+}
+
+impl Drop for Sleeping {
+    fn drop(&mut self) {
+        SLEEPERS.fetch_sub(1, Ordering::Release);
     }
 }
 

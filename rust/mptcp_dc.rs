@@ -8,14 +8,18 @@
 //! | [`stack`] | views of the MPTCP stack's objects |
 //! | [`secret`] | where tokens and random parts come from |
 //! | [`handshake`] | the low-overhead MP_CAPABLE handshake |
+//! | [`info`] | `getsockopt(MPTCP_DC_INFO)` |
+//! | [`tests`] | KUnit |
 //! | `proto` | the protocol, a crate with no kernel in it |
 //! | `rust/c` | what only C can say |
 
 mod bindings;
 mod handshake;
 mod hook;
+mod info;
 mod secret;
 mod stack;
+mod tests;
 
 use kernel::error::to_result;
 use kernel::prelude::*;

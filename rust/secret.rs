@@ -108,7 +108,7 @@ pub(crate) fn stop() {
 
 /// Replaces the secret, from a work item.
 #[no_mangle]
-extern "C" fn dc_rekey() {
+pub(crate) extern "C" fn dc_rekey() {
     match replace() {
         Ok(()) => pr_info!("a new secret for tokens is in force\n"),
         Err(_) => pr_warn!("no memory for a new secret; the old one stays until the next try\n"),

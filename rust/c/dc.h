@@ -208,8 +208,12 @@ u32 dc_skb_seq(const struct sk_buff *skb);
 void dc_received_capable(struct mptcp_options_received *mp_opt, u16 suboption,
 			 bool checksum, bool deny_join);
 void dc_received_mapping(struct mptcp_options_received *mp_opt);
+bool dc_subflow_is_low_overhead(const struct mptcp_subflow_context *subflow);
 bool dc_subflow_restart(struct sock *ssk);
 void dc_handshakes_settle(void);
+
+/* info.c: getsockopt(MPTCP_DC_INFO) */
+int dc_info_get(struct sock *sk, char __user *optval, int __user *optlen);
 
 /* layout.c: is this the kernel that the module was built for? */
 int dc_layout_check(void);

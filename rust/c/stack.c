@@ -112,7 +112,8 @@ bool dc_subflow_restart(struct sock *ssk)
 	return false;
 }
 
-static bool dc_subflow_is_low_overhead(const struct mptcp_subflow_context *subflow)
+/* proto::key::is_low_overhead(), for C */
+bool dc_subflow_is_low_overhead(const struct mptcp_subflow_context *subflow)
 {
 	return subflow->token && subflow->token == subflow->local_key >> 32 &&
 	       subflow->idsn == ror64(subflow->local_key, 32);

@@ -120,7 +120,7 @@ impl Hook for GetOptions {
 /// Whether an MP_CAPABLE of version 15 may be among the options. Quick to say no to data and ACKs: their
 /// MPTCP option is a DSS, behind which none can come.
 #[inline(always)]
-fn may_have_ours(mut options: &[u8]) -> bool {
+pub(crate) fn may_have_ours(mut options: &[u8]) -> bool {
     /// NOP, NOP, timestamps: how Linux, and nearly all else, begins a segment's options.
     const TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
 

@@ -2,19 +2,19 @@
 
 //! The MPTCP options of TCP (kind 30), read and written.
 //!
-//! A *view* ([`MpCapable`], [`MpJoin`]) gives access to the fields of a byte string whose frame
-//! (kind, length, subtype) was checked; a *repr* ([`MpCapableRepr`], [`MpJoinRepr`]) is an option
-//! whose every field is right, to be emitted or handed on.
+//! A *view* ([`MpCapable`]) gives access to the fields of a byte string whose frame (kind, length,
+//! subtype) was checked; a *repr* ([`MpCapableRepr`], [`MpJoinRepr`]) is an option whose every field
+//! is right, to be emitted or handed on.
 //!
 //! [`MpCapable`]: mp_capable::MpCapable
 //! [`MpCapableRepr`]: mp_capable::MpCapableRepr
-//! [`MpJoin`]: mp_join::MpJoin
 //! [`MpJoinRepr`]: mp_join::MpJoinRepr
 
 use core::fmt;
 
 mod codec;
 pub mod mp_capable;
+pub mod mp_join;
 
 /// TCP option kind of Multipath TCP (RFC 8684, section 8.1).
 pub const KIND: u8 = 30;
@@ -35,6 +35,8 @@ pub mod subtype {
     pub const DSS: u8 = 2;
     /// Remove address (RFC 8684, section 3.4.2).
     pub const REMOVE_ADDR: u8 = 4;
+    /// Change subflow priority (RFC 8684, section 3.3.8).
+    pub const MP_PRIO: u8 = 5;
 }
 
 /// Where an option stands: its handshake segment, as the TCP flags and the payload tell.

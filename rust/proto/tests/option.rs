@@ -5,7 +5,8 @@
 use proptest::prelude::*;
 use proto::key::KeyField;
 use proto::option::mp_capable::{
-    find, len, Body, Features, Flags, Mapping, MpCapable, MpCapableRepr, Received, DC_VERSION,
+    find, len, restamp, Body, Features, Flags, Mapping, MpCapable, MpCapableRepr, Received,
+    DC_VERSION,
 };
 use proto::option::{options, Error, Segment, MAX_LEN};
 
@@ -230,6 +231,44 @@ fn every_length_but_the_known_ones_is_refused() {
     }
     let more = MpCapable::new_checked(&[30, 4, 0x0f, 0x01, 0][..]);
     assert_eq!(more.unwrap_err(), Error::Length(4));
+}
+
+#[test]
+fn what_the_stock_kernel_wrote_becomes_what_we_would_write() {
+    let own = KeyField::from_raw(0x1111_2222_3333_4444).unwrap();
+    let bodies = [
+        (Segment::Syn, Body::Compact),
+        (Segment::SynAck, Body::Key { sender: own }),
+        (
+            Segment::Ack,
+            Body::Keys {
+                sender: own,
+                receiver: own,
+            },
+        ),
+    ];
+    for (segment, body) in bodies {
+        for (checksum, deny_join) in [(false, false), (false, true), (true, false), (true, true)] {
+            let features = Features {
+                checksum,
+                external: false,
+                deny_join,
+            };
+            let ours = emit(segment, &MpCapableRepr { features, body });
+            // The stock kernel writes version 1 and always H.
+            let mut bytes = ours.clone();
+            bytes[2] = 0x01;
+            bytes[3] |= Flags::HMAC_SHA256;
+            let start: &mut [u8; 4] = bytes.first_chunk_mut().unwrap();
+            assert_eq!(restamp(segment, start), Some(features));
+            assert_eq!(bytes, ours);
+        }
+    }
+    for other in [[30, 4, 0x0f, 1], [30, 12, 0x11, 1], [29, 4, 0x01, 1]] {
+        let mut start = other;
+        assert_eq!(restamp(Segment::Syn, &mut start), None);
+        assert_eq!(start, other);
+    }
 }
 
 #[test]

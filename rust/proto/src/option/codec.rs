@@ -2,7 +2,31 @@
 
 //! Bounded reading and writing of big-endian fields.
 
-use super::Error;
+use super::{subtype_of, Error, KIND};
+
+/// Checks that `bytes` are exactly one MPTCP option of `subtype`, with its two bytes of flags, and
+/// returns its length.
+#[inline]
+pub(super) fn check_frame(bytes: &[u8], subtype: u8) -> Result<usize, Error> {
+    let got = bytes.len();
+    let &[kind, length, _, _, ..] = bytes else {
+        return Err(Error::Truncated { needed: 4, got });
+    };
+    if kind != KIND {
+        return Err(Error::Kind(kind));
+    }
+    if let Some(other) = subtype_of(bytes).filter(|&other| other != subtype) {
+        return Err(Error::Subtype(other));
+    }
+    let needed = usize::from(length);
+    if got < needed {
+        Err(Error::Truncated { needed, got })
+    } else if got > needed {
+        Err(Error::Length(length))
+    } else {
+        Ok(needed)
+    }
+}
 
 /// Takes fields off the front of a byte string.
 pub(super) struct Reader<'a> {

@@ -30,7 +30,7 @@
 //! length 4 with a version above 1 for an offer and answers version 1, so the compact form
 //! negotiates itself down to standard MPTCP. It ignores the full form.
 
-use super::codec::{Reader, Writer};
+use super::codec::{check_frame, Writer};
 use super::{options, subtype, subtype_of, Error, Segment, KIND};
 use crate::key::KeyField;
 
@@ -158,29 +158,11 @@ impl<T: AsRef<[u8]>> MpCapable<T> {
 
     #[inline]
     fn check_len(&self) -> Result<(), Error> {
-        let bytes = self.bytes.as_ref();
-        let [kind, length, third, _] = Reader::new(bytes).take()?;
-        if kind != KIND {
-            return Err(Error::Kind(kind));
+        let length = check_frame(self.bytes.as_ref(), subtype::MP_CAPABLE)?;
+        match length {
+            len::COMPACT | len::KEY | len::KEYS | len::DATA | len::DATA_CHECKSUM => Ok(()),
+            _ => Err(Error::Length(length as u8)),
         }
-        if third >> 4 != subtype::MP_CAPABLE {
-            return Err(Error::Subtype(third >> 4));
-        }
-        let needed = usize::from(length);
-        if !matches!(
-            needed,
-            len::COMPACT | len::KEY | len::KEYS | len::DATA | len::DATA_CHECKSUM
-        ) {
-            return Err(Error::Length(length));
-        }
-        let got = bytes.len();
-        if got < needed {
-            return Err(Error::Truncated { needed, got });
-        }
-        if got > needed {
-            return Err(Error::Length(length));
-        }
-        Ok(())
     }
 
     #[inline]

@@ -10,7 +10,8 @@ use core::num::NonZeroU32;
 use proto::key::{is_low_overhead, KeyField};
 use proto::negotiate::{self, Agreed, Answer, Established, Listener, Offer, Outcome, Refusal};
 use proto::nonce::{End, Flow};
-use proto::option::mp_capable::{self, Mapping, MpCapable, MpCapableRepr, Received};
+use proto::option::mp_capable::{self, Features, Mapping, MpCapable, MpCapableRepr, Received};
+use proto::option::mp_join::{self, MpJoinRepr};
 use proto::option::{options, Error, Segment};
 use proto::secret::{verify_own_pair, Secret};
 use proto::siphash::HashKey;
@@ -98,6 +99,31 @@ pub fn emit(repr: &MpCapableRepr, segment: Segment, buffer: &mut [u8]) -> Result
 }
 
 #[no_mangle]
+pub fn restamp(segment: Segment, start: &mut [u8; 4]) -> Option<Features> {
+    mp_capable::restamp(segment, start)
+}
+
+#[no_mangle]
+pub fn find_join(bytes: &[u8], segment: Segment) -> Option<MpJoinRepr> {
+    mp_join::find(bytes, segment)
+}
+
+#[no_mangle]
+pub fn emit_join(repr: &MpJoinRepr, buffer: &mut [u8]) -> Result<usize, Error> {
+    repr.emit(buffer)
+}
+
+#[no_mangle]
+pub fn hmac_message(own: KeyField, peer: KeyField, nonces: [u32; 2]) -> [u8; 24] {
+    mp_join::hmac_message(own, peer, nonces[0], nonces[1])
+}
+
+#[no_mangle]
+pub fn same_hmac(one: &[u8; 16], other: &[u8; 16]) -> bool {
+    mp_join::same_hmac(one, other)
+}
+
+#[no_mangle]
 pub fn syn(offer: Offer, own: KeyField) -> MpCapableRepr {
     negotiate::syn(offer, own)
 }
@@ -136,10 +162,14 @@ pub fn third_ack(
     secret: &Secret,
     flow: &Flow,
 ) -> Result<Established, Refusal> {
-    negotiate::third_ack(listener, kept, ack, |own| secret.verify(flow, own).is_some())
+    negotiate::third_ack(listener, kept, ack, |own| {
+        secret.verify(flow, own).is_some()
+    })
 }
 
 #[no_mangle]
 pub fn vectors() -> Result<(), Failed> {
-    proto::vectors::ALL.iter().try_for_each(|(_, check)| check())
+    proto::vectors::ALL
+        .iter()
+        .try_for_each(|(_, check)| check())
 }

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! MP_JOIN, both ways, and what its HMACs are computed over.
+
+use proptest::prelude::*;
+use proto::key::KeyField;
+use proto::option::mp_join::{find, hmac_message, same_hmac, Body, MpJoinRepr};
+use proto::option::{Error, Segment, MAX_LEN};
+use proto::token::Token;
+
+fn mp_join() -> impl Strategy<Value = (Segment, MpJoinRepr)> {
+    let token = || (1_u32..).prop_map(|token| Token::new(token).unwrap());
+    let established = || prop_oneof![Just(Segment::Ack), Just(Segment::Data)];
+    let form = prop_oneof![
+        token().prop_map(|token| (Segment::Syn, Body::Token { token })),
+        (established(), token()).prop_map(|(segment, token)| (segment, Body::Token { token })),
+        (token(), any::<u32>())
+            .prop_map(|(token, nonce)| (Segment::Syn, Body::TokenNonce { token, nonce })),
+        Just((Segment::SynAck, Body::Empty)),
+        any::<([u8; 8], u32)>()
+            .prop_map(|(hmac, nonce)| (Segment::SynAck, Body::HmacNonce { hmac, nonce })),
+        (established(), token(), any::<(u32, [u8; 16])>()).prop_map(
+            |(segment, token, (nonce, hmac))| (
+                segment,
+                Body::TokenNonceHmac { token, nonce, hmac }
+            )
+        ),
+    ];
+    (form, any::<(bool, u8)>()).prop_map(|((segment, body), (backup, address_id))| {
+        (
+            segment,
+            MpJoinRepr {
+                backup,
+                address_id,
+                body,
+            },
+        )
+    })
+}
+
+fn emit(repr: &MpJoinRepr) -> Vec<u8> {
+    let mut buffer = [0xa5; MAX_LEN];
+    let length = repr.emit(&mut buffer).unwrap();
+    assert!(buffer[length..].iter().all(|&byte| byte == 0xa5));
+    buffer[..length].to_vec()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_emitted_parses_back((segment, repr) in mp_join()) {
+        let bytes = emit(&repr);
+        prop_assert_eq!(bytes.len(), repr.buffer_len());
+        prop_assert_eq!(bytes.len() % 4, 0);
+        prop_assert_eq!(MpJoinRepr::parse(&bytes, segment), Ok(repr));
+        prop_assert_eq!(find(&bytes, segment), Some(repr));
+    }
+
+    #[test]
+    fn every_truncation_and_every_small_buffer_is_named((segment, repr) in mp_join()) {
+        let bytes = emit(&repr);
+        for got in 0..bytes.len() {
+            let needed = if got < 4 { 4 } else { bytes.len() };
+            let error = Error::Truncated { needed, got };
+            prop_assert_eq!(MpJoinRepr::parse(&bytes[..got], segment), Err(error));
+            let mut buffer = [0xa5; MAX_LEN];
+            let needed = bytes.len();
+            prop_assert_eq!(repr.emit(&mut buffer[..got]), Err(Error::NoRoom { needed, got }));
+            prop_assert_eq!(buffer, [0xa5; MAX_LEN]);
+        }
+    }
+
+    #[test]
+    fn every_other_length_is_refused(length in 4_u8..=40, rest: [u8; 36], segment in 0..4) {
+        let segment = [Segment::Syn, Segment::SynAck, Segment::Ack, Segment::Data][segment as usize];
+        let mut bytes = vec![30, length, 0x10, 1];
+        bytes.extend(rest);
+        bytes[4] |= 1;
+        bytes.truncate(usize::from(length));
+        let known: &[u8] = match segment {
+            Segment::Syn => &[8, 12],
+            Segment::SynAck => &[4, 16],
+            Segment::Ack | Segment::Data => &[8, 28],
+        };
+        let parsed = MpJoinRepr::parse(&bytes, segment);
+        if known.contains(&length) {
+            prop_assert_eq!(emit(&parsed.unwrap()), bytes);
+        } else {
+            prop_assert_eq!(parsed, Err(Error::Length(length)));
+        }
+    }
+
+    #[test]
+    fn no_byte_string_harms(bytes in proptest::collection::vec(any::<u8>(), 0..=64)) {
+        for segment in [Segment::Syn, Segment::SynAck, Segment::Ack, Segment::Data] {
+            let _ = MpJoinRepr::parse(&bytes, segment);
+            let _ = find(&bytes, segment);
+        }
+    }
+
+    #[test]
+    fn hmacs_are_equal_exactly_when_all_bytes_are(one: [u8; 16], at in 0_usize..16, flip in 1_u8..) {
+        let mut other = one;
+        prop_assert!(same_hmac(&one, &other));
+        other[at] ^= flip;
+        prop_assert!(!same_hmac(&one, &other));
+    }
+}
+
+#[test]
+fn the_forms_in_bytes() {
+    let token = Token::new(0x0102_0304).unwrap();
+    let join = |body| MpJoinRepr {
+        backup: true,
+        address_id: 9,
+        body,
+    };
+    assert_eq!(emit(&join(Body::Empty)), [30, 4, 0x11, 9]);
+    assert_eq!(
+        emit(&join(Body::Token { token })),
+        [30, 8, 0x11, 9, 1, 2, 3, 4]
+    );
+    let syn = Body::TokenNonce {
+        token,
+        nonce: 0x0506_0708,
+    };
+    assert_eq!(emit(&join(syn)), [30, 12, 0x11, 9, 1, 2, 3, 4, 5, 6, 7, 8]);
+    let syn_ack = Body::HmacNonce {
+        hmac: [7; 8],
+        nonce: 0x0506_0708,
+    };
+    assert_eq!(
+        emit(&join(syn_ack)),
+        [30, 16, 0x11, 9, 7, 7, 7, 7, 7, 7, 7, 7, 5, 6, 7, 8]
+    );
+    let ack = Body::TokenNonceHmac {
+        token,
+        nonce: 0x0506_0708,
+        hmac: [7; 16],
+    };
+    let mut bytes = vec![30, 28, 0x11, 9, 1, 2, 3, 4, 5, 6, 7, 8];
+    bytes.extend([7; 16]);
+    assert_eq!(emit(&join(ack)), bytes);
+}
+
+#[test]
+fn zero_tokens_and_foreign_options_are_refused() {
+    let parse = |bytes: &[u8]| MpJoinRepr::parse(bytes, Segment::Syn);
+    assert_eq!(parse(&[30, 8, 0x10, 0, 0, 0, 0, 0]), Err(Error::ZeroToken));
+    assert_eq!(parse(&[30, 8, 0x00, 0, 0, 0, 0, 1]), Err(Error::Subtype(0)));
+    assert_eq!(parse(&[31, 8, 0x10, 0, 0, 0, 0, 1]), Err(Error::Kind(31)));
+}
+
+#[test]
+fn each_end_has_its_own_key_and_nonce_first() {
+    let a = KeyField::from_raw(0x0101_0101_0202_0202).unwrap();
+    let b = KeyField::from_raw(0x0303_0303_0404_0404).unwrap();
+    let of_a = hmac_message(a, b, 0x0505_0505, 0x0606_0606);
+    let mut expected = [0; 24];
+    for (value, field) in (1..=6).zip(expected.chunks_mut(4)) {
+        field.fill(value);
+    }
+    assert_eq!(of_a, expected);
+    assert_ne!(
+        of_a,
+        hmac_message(b, a, 0x0606_0606, 0x0505_0505),
+        "a reflected message verifies"
+    );
+}
