@@ -333,34 +333,37 @@ impl Netns {
             .map(Self)
     }
 
+    /// `net.mptcp_dc.lowoverhead`. A sysctl may be writing it.
     #[inline]
-    fn get(&self) -> &dc_netns {
+    fn mode(&self) -> u8 {
         // SAFETY: By the type's invariant.
-        unsafe { self.0.as_ref() }
+        unsafe { (&raw const (*self.0.as_ptr()).lowoverhead).read_volatile() }
     }
 
     /// Whether servers here accept low-overhead connections: `lowoverhead` is 1 or 2.
     #[inline]
     pub(crate) fn accepts(&self) -> bool {
-        self.get().lowoverhead >= 1
+        self.mode() >= 1
     }
 
     /// Whether clients here offer low overhead: `lowoverhead` is 2.
     #[inline]
     pub(crate) fn offers(&self) -> bool {
-        self.get().lowoverhead >= 2
+        self.mode() >= 2
     }
 
     /// Whether clients here send the full SYN.
     #[inline]
     pub(crate) fn sends_full_syn(&self) -> bool {
-        self.get().syn_token != 0
+        // SAFETY: By the type's invariant. A sysctl may be writing it.
+        unsafe { (&raw const (*self.0.as_ptr()).syn_token).read_volatile() != 0 }
     }
 
     /// What stands for the namespace in keyed hashes.
     #[inline]
     pub(crate) fn cookie(&self) -> u64 {
-        self.get().cookie
+        // SAFETY: By the type's invariant; it never changes.
+        unsafe { (*self.0.as_ptr()).cookie }
     }
 
     /// Counts an event.

@@ -50,17 +50,6 @@ static u32 dc_bit_##t##_##f(void)					\
 DC_BITS(X)
 #undef X
 
-static const struct dc_bit {
-	const char	*type;
-	const char	*name;
-	u32		type_size;
-	u32		(*offset)(void);
-} dc_bits[] = {
-#define X(t, f) { #t, #f, DC_SIZE(t), dc_bit_##t##_##f },
-	DC_BITS(X)
-#undef X
-};
-
 static const struct btf_type *dc_strip(const struct btf *btf, u32 id)
 {
 	const struct btf_type *type = btf_type_by_id(btf, id);
@@ -186,11 +175,9 @@ int dc_layout_check(void)
 		fits = dc_field_fits(&found, field->type, field->name, field->type_size,
 				     field->offset);
 	}
-	for (i = 0; fits && i < ARRAY_SIZE(dc_bits); i++) {
-		const struct dc_bit *bit = &dc_bits[i];
-
-		fits = dc_field_fits(&found, bit->type, bit->name, bit->type_size, bit->offset());
-	}
+#define X(t, f)	fits = fits && dc_field_fits(&found, #t, #f, DC_SIZE(t), dc_bit_##t##_##f());
+	DC_BITS(X)
+#undef X
 	dc_forget(&found);
 	return fits ? 0 : -ENOEXEC;
 }

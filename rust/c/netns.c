@@ -118,13 +118,13 @@ static const struct ctl_table dc_table_template[] = {
 	},
 };
 
-/* Called with dc_mode_lock held. */
-static void dc_mode_clear(struct dc_netns *ns)
+/* Called with dc_mode_lock held. Was low overhead on? */
+static bool dc_mode_clear(struct dc_netns *ns)
 {
-	if (!ns->lowoverhead)
-		return;
+	bool was = ns->lowoverhead;
+
 	WRITE_ONCE(ns->lowoverhead, 0);
-	dc_lowoverhead_changed(false);
+	return was;
 }
 
 /* Lets sysctls be set: the hooks are there. */
@@ -138,14 +138,17 @@ void dc_netns_open(void)
 /* Takes low overhead from every namespace, for good. */
 void dc_netns_close(void)
 {
+	unsigned int users = 0;
 	struct net *net;
 
 	mutex_lock(&dc_mode_lock);
 	dc_closed = true;
 	down_read(&net_rwsem);
 	for_each_net(net)
-		dc_mode_clear(dc_netns_of(net));
+		users += dc_mode_clear(dc_netns_of(net));
 	up_read(&net_rwsem);
+	while (users--)
+		dc_lowoverhead_changed(false);
 	mutex_unlock(&dc_mode_lock);
 }
 
@@ -190,7 +193,8 @@ static void __net_exit dc_netns_stop(struct net *net)
 	unregister_net_sysctl_table(ns->sysctl);
 	kfree(ns->table);
 	mutex_lock(&dc_mode_lock);
-	dc_mode_clear(ns);
+	if (dc_mode_clear(ns))
+		dc_lowoverhead_changed(false);
 	mutex_unlock(&dc_mode_lock);
 	free_percpu(ns->counters);
 }

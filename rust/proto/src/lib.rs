@@ -27,7 +27,8 @@
 //! wrong value, or into an [`option::Error`] that says what was wrong. Fields are big endian on
 //! the wire and host integers in the types.
 
-#![cfg_attr(not(test), no_std)]
+// Kbuild says so itself, on the command line.
+#![cfg_attr(not(any(test, MODULE)), no_std)]
 #![forbid(unsafe_code)]
 #![deny(missing_docs, unreachable_pub)]
 #![cfg_attr(

@@ -72,14 +72,17 @@ macro_rules! impl_word {
                 self ^ other
             }
 
+            // The library's rotations take their amount modulo the width.
+            #[allow(clippy::cast_lossless, reason = "lossless for some of the types only")]
             #[inline]
             fn rotl(self, amount: Self) -> Self {
-                self.rotate_left((amount & (Self::BITS as Self).wrapping_sub(1)) as u32)
+                self.rotate_left(amount as u32)
             }
 
+            #[allow(clippy::cast_lossless, reason = "lossless for some of the types only")]
             #[inline]
             fn rotr(self, amount: Self) -> Self {
-                self.rotate_right((amount & (Self::BITS as Self).wrapping_sub(1)) as u32)
+                self.rotate_right(amount as u32)
             }
 
             #[inline]

@@ -68,7 +68,7 @@ impl HashKey {
     #[inline]
     pub fn hash<const N: usize>(&self, words: [u64; N], tail: Tail) -> u64 {
         const { assert!(N <= 31, "the length byte would be cut") };
-        let bytes = (N as u64).wrapping_mul(8).wrapping_add(tail.len as u64);
+        let bytes = (N as u64).wrapping_mul(8).wrapping_add(u64::from(tail.len));
 
         let mut state = State {
             v0: self.k0 ^ 0x736f_6d65_7073_6575,
