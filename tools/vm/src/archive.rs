@@ -76,7 +76,7 @@ impl<W: Write> Archive<W> {
             }
             return Ok(());
         }
-        let entry = self.entry(guest)?.mode(meta.mode());
+        let entry = self.entry(guest)?.mode(meta.mode()).mtime(mtime(meta));
         if kind.is_symlink() {
             let target = fs::read_link(host)?;
             let target = target.as_os_str().as_bytes();
@@ -124,6 +124,11 @@ impl<W: Write> Archive<W> {
         writer.finish()?;
         Ok(())
     }
+}
+
+/// Seconds since 1970, as far as the format goes.
+fn mtime(meta: &Metadata) -> u32 {
+    u32::try_from(meta.mtime()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -116,6 +116,7 @@ fn talk(
         match messages.recv_timeout(wait) {
             Ok(Ok(Message::Ready)) => {
                 ready = true;
+                guest.drop_initramfs();
                 if options.verbose {
                     eprintln!("vm: ready after {:.1} s", guest.age().as_secs_f64());
                 }

@@ -101,6 +101,11 @@ impl Guest {
         self.started.elapsed()
     }
 
+    /// Removes what a guest that has booted needs no more; it would stay behind if this program were killed.
+    pub fn drop_initramfs(&self) {
+        let _ = fs::remove_file(self.dir.path().join("initramfs"));
+    }
+
     /// The file that the kernel's console goes to.
     pub fn log_path(&self) -> PathBuf {
         self.dir.path().join("serial.log")
