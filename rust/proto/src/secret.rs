@@ -113,6 +113,14 @@ mod tests {
         }
 
         #[test]
+        fn keys_replaced_in_place_are_as_good_as_new(counter: u32, port: u16) {
+            let (mut replaced, flow) = (secret(1), flow(1, port));
+            replaced.set_keys(&[2; 16], &[2 ^ 0xff; 16]);
+            let counter = Counter(counter);
+            prop_assert_eq!(replaced.issue(&flow, counter), secret(2).issue(&flow, counter));
+        }
+
+        #[test]
         fn the_secret_before_is_still_known(counter: u32, port: u16) {
             let (current, previous, flow) = (secret(2), secret(1), flow(1, port));
             if let Some(key) = previous.issue(&flow, Counter(counter)) {

@@ -249,6 +249,36 @@ fn an_answer_with_b_other_than_asked_is_plain_tcp() {
 }
 
 #[test]
+fn a_version_1_answer_is_standard_unless_external_keys_were_asked_for() {
+    let mut offer = Offer::default();
+    assert_eq!(outcome(offer, Some(Received::Standard)), Outcome::Standard);
+    offer.features.external = true;
+    assert_eq!(outcome(offer, Some(Received::Standard)), Outcome::Tcp);
+}
+
+#[test]
+fn checksums_agreed_on_stay_even_if_the_third_ack_forgets_them() {
+    let listener = Listener {
+        accept: true,
+        ..Listener::default()
+    };
+    let kept = Agreed {
+        external: false,
+        checksum: true,
+        peer_denies_join: false,
+    };
+    let ack = MpCapableRepr {
+        features: Features::default(),
+        body: Body::Keys {
+            sender: own_a(),
+            receiver: own_b(),
+        },
+    };
+    let established = third_ack(listener, Some(kept), &ack, |_| true).unwrap();
+    assert!(established.agreed.checksum);
+}
+
+#[test]
 fn a_third_ack_may_not_change_the_mode() {
     for kept_external in FLAGS {
         for ack_external in FLAGS {
