@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a first handshake looked like on the wire, and what it should look like.
+
+use std::net::SocketAddr;
+
+use anyhow::{ensure, Context, Result};
+
+use crate::capture::Capture;
+use crate::netns::Mode;
+use crate::wire::{self, MpCapable, Segment, ACK, FLAG_A, FLAG_C, FLAG_H, RST, SYN, V1, V15};
+
+/// How a connection runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Tcp,
+    Standard,
+    LowOverhead,
+}
+
+/// What a handshake should look like.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    pub protocol: Protocol,
+    /// Version and length of the MP_CAPABLE in the SYN.
+    pub syn: (u8, u8),
+    /// The client's flags A and C in the SYN.
+    pub client_flags: u8,
+    /// The server's flags A and C in the SYN/ACK.
+    pub server_flags: u8,
+}
+
+impl Expected {
+    /// The flags in the third ACK: the client's, and A if either end asked for it.
+    fn ack_flags(&self) -> u8 {
+        self.client_flags | self.server_flags & FLAG_A
+    }
+
+    fn version(&self) -> u8 {
+        match self.protocol {
+            Protocol::LowOverhead => V15,
+            Protocol::Standard | Protocol::Tcp => V1,
+        }
+    }
+
+    /// H in the SYN/ACK and the third ACK.
+    fn hmac_flag(&self) -> u8 {
+        match self.protocol {
+            Protocol::LowOverhead => 0,
+            Protocol::Standard | Protocol::Tcp => FLAG_H,
+        }
+    }
+}
+
+/// The segments of a connection.
+pub struct Trace {
+    client: SocketAddr,
+    pub segments: Vec<Segment>,
+}
+
+/// What the wire told of an MPTCP connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys {
+    pub client: u64,
+    pub server: u64,
+}
+
+impl Trace {
+    /// Takes the connection of the end `client` from a capture.
+    pub fn take(capture: &mut Capture, client: SocketAddr) -> Result<Self> {
+        Ok(Self {
+            client,
+            segments: capture.connection(client)?,
+        })
+    }
+
+    /// Segments from the client, or from the server.
+    pub fn from(&self, client: bool) -> impl Iterator<Item = &Segment> {
+        self.segments
+            .iter()
+            .filter(move |s| (s.from == self.client) == client)
+    }
+
+    pub fn syn(&self) -> Result<&Segment> {
+        self.from(true).find(|s| s.is(SYN)).context("no SYN")
+    }
+
+    pub fn syn_ack(&self) -> Result<&Segment> {
+        self.from(false)
+            .find(|s| s.is(SYN | ACK))
+            .context("no SYN/ACK")
+    }
+
+    pub fn third_ack(&self) -> Result<&Segment> {
+        self.from(true).find(|s| s.is(ACK)).context("no third ACK")
+    }
+
+    /// The first data segment of an end.
+    pub fn first_data(&self, client: bool) -> Result<&Segment> {
+        self.from(client)
+            .find(|s| !s.payload.is_empty() && s.flags & SYN == 0)
+            .with_context(|| {
+                format!(
+                    "no data from the {}",
+                    if client { "client" } else { "server" }
+                )
+            })
+    }
+
+    /// Checks every byte of MP_CAPABLE and the first mappings of both directions; the keys of an MPTCP connection.
+    pub fn check(&self, expected: &Expected) -> Result<Option<Keys>> {
+        self.check_all(expected).with_context(|| {
+            format!(
+                "expected {expected:?}; the segments were\n{}",
+                wire::list(&self.segments)
+            )
+        })
+    }
+
+    fn check_all(&self, expected: &Expected) -> Result<Option<Keys>> {
+        let syn = self
+            .syn()?
+            .mp_capable()?
+            .context("SYN without MP_CAPABLE")?;
+        let (version, length) = expected.syn;
+        ensure!(
+            syn.form() == (version, length, expected.client_flags | FLAG_H),
+            "the SYN's {syn:x?}"
+        );
+
+        let answer = self.syn_ack()?.mp_capable()?;
+        if expected.protocol == Protocol::Tcp {
+            ensure!(answer.is_none(), "the SYN/ACK has {answer:x?}");
+            let other = self
+                .segments
+                .iter()
+                .find(|s| s.flags & SYN == 0 && s.options.iter().any(|o| o[0] == wire::MPTCP));
+            ensure!(
+                other.is_none(),
+                "plain TCP with an MPTCP option: {}",
+                other.context("")?
+            );
+            return Ok(None);
+        }
+        let version = expected.version();
+        let answer = answer.context("SYN/ACK without MP_CAPABLE")?;
+        ensure!(
+            answer.form() == (version, 12, expected.server_flags | expected.hmac_flag()),
+            "the SYN/ACK's {answer:x?}"
+        );
+        let server = answer.sender.context("no key")?;
+
+        let third = self.third_ack()?;
+        let ack = third
+            .mp_capable()?
+            .context("third ACK without MP_CAPABLE")?;
+        let flags = expected.ack_flags() | expected.hmac_flag();
+        let length = if third.payload.is_empty() {
+            20
+        } else {
+            self.data_length(expected)
+        };
+        ensure!(
+            ack.form() == (version, length, flags),
+            "the third ACK's {ack:x?}"
+        );
+        ensure!(
+            ack.receiver == Some(server),
+            "the third ACK's {ack:x?} doesn't echo {server:#x}"
+        );
+        let client = ack.sender.context("no key")?;
+        if expected.syn.1 == 12 {
+            ensure!(
+                syn.sender == Some(client),
+                "the SYN had {syn:x?}, the ACK {ack:x?}"
+            );
+        }
+        let keys = Keys { client, server };
+        if expected.protocol == Protocol::LowOverhead {
+            for key in [client, server] {
+                ensure!(wire::token(key) != 0, "token 0 in {key:#x}");
+                ensure!(key as u32 != 0, "no random part in {key:#x}");
+            }
+        }
+        self.check_first_data(expected, keys, flags)?;
+        self.check_mappings(expected, keys)?;
+        Ok(Some(keys))
+    }
+
+    /// Length of an MP_CAPABLE with data.
+    fn data_length(&self, expected: &Expected) -> u8 {
+        if expected.ack_flags() & FLAG_A != 0 {
+            24
+        } else {
+            22
+        }
+    }
+
+    /// The client's first data carries MP_CAPABLE, unless the server's data came first.
+    fn check_first_data(&self, expected: &Expected, keys: Keys, flags: u8) -> Result<()> {
+        let Ok(first) = self.first_data(true) else {
+            return Ok(());
+        };
+        let Some(capable) = first.mp_capable()? else {
+            let dss = first
+                .dss()?
+                .context("the client's first data has neither MP_CAPABLE nor DSS")?;
+            let map = dss.map.context("the client's first data has no mapping")?;
+            ensure!(map.subflow_seq == 1, "the client's first data has {map:x?}");
+            return Ok(());
+        };
+        let length = self.data_length(expected);
+        ensure!(
+            capable.form() == (expected.version(), length, flags),
+            "the first data's {capable:x?}"
+        );
+        let MpCapable {
+            sender,
+            receiver,
+            data_len,
+            ..
+        } = capable;
+        ensure!(
+            (sender, receiver) == (Some(keys.client), Some(keys.server)),
+            "the first data's {capable:x?}"
+        );
+        // The mapping may go on in the next segments, but the segment can't go beyond the mapping.
+        ensure!(
+            data_len.is_some_and(|length| usize::from(length) >= first.payload.len()),
+            "the first data's {capable:x?} over {} bytes",
+            first.payload.len()
+        );
+        Ok(())
+    }
+
+    /// Every mapping of either direction counts from IDSN + 1, and the first one of the server is that.
+    fn check_mappings(&self, expected: &Expected, keys: Keys) -> Result<()> {
+        let checksums = expected.ack_flags() & FLAG_A != 0;
+        for (is_client, key) in [(true, keys.client), (false, keys.server)] {
+            let mut base = None;
+            for segment in self.from(is_client).filter(|s| !s.payload.is_empty()) {
+                let Some(map) = segment.dss()?.and_then(|dss| dss.map) else {
+                    continue;
+                };
+                ensure!(map.checksum.is_some() == checksums, "{map:x?} in {segment}");
+                // The first byte, relative number 1, has data sequence number IDSN + 1.
+                let zero = map.data_seq.wrapping_sub(map.subflow_seq.into());
+                ensure!(
+                    *base.get_or_insert(zero) == zero,
+                    "mappings from {base:x?} and {zero:#x}"
+                );
+            }
+            let Some(base) = base else {
+                continue;
+            };
+            let idsn = wire::idsn(key);
+            let low_overhead = expected.protocol == Protocol::LowOverhead;
+            ensure!(
+                (base == idsn) == low_overhead,
+                "data counts from {base:#x} + 1; the key field {key:#x} stands for {idsn:#x}"
+            );
+        }
+        if let Some(map) = self
+            .first_data(false)
+            .ok()
+            .map(Segment::dss)
+            .transpose()?
+            .flatten()
+            .and_then(|d| d.map)
+        {
+            ensure!(map.subflow_seq == 1, "the server's first data has {map:x?}");
+        }
+        Ok(())
+    }
+
+    /// No end was reset.
+    pub fn check_no_reset(&self) -> Result<()> {
+        let reset = self.segments.iter().find(|s| s.flags & RST != 0);
+        ensure!(reset.is_none(), "reset: {}", reset.context("")?);
+        Ok(())
+    }
+}
+
+/// What a client and a server in these modes agree on (Documentation/protocol.rst).
+pub fn outcome(client: Mode, server: Mode) -> Expected {
+    let (syn, protocol) = match (client, server.accepts()) {
+        (Mode::Stock | Mode::Accept, _) => ((V1, 4), Protocol::Standard),
+        (Mode::Offer, false) => ((V15, 4), Protocol::Standard),
+        (Mode::OfferFull, false) => ((V15, 12), Protocol::Tcp),
+        (Mode::Offer, true) => ((V15, 4), Protocol::LowOverhead),
+        (Mode::OfferFull, true) => ((V15, 12), Protocol::LowOverhead),
+    };
+    Expected {
+        protocol,
+        syn,
+        client_flags: 0,
+        server_flags: 0,
+    }
+}
+
+/// The A and C flags that an end's sysctls stand for.
+pub fn flags(checksum: bool, deny_join: bool) -> u8 {
+    (if checksum { FLAG_A } else { 0 }) | if deny_join { FLAG_C } else { 0 }
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kernel as a whole: its modules, its log, what ftrace has hooked.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{bail, Context, Result};
+
+use crate::netns::output;
+
+pub const MODULE: &str = "mptcp_dc";
+
+/// Loads the module, unless it is.
+pub fn load() -> Result<()> {
+    output(Command::new("modprobe").arg(MODULE)).map(drop)
+}
+
+/// Unloads it.
+pub fn unload() -> Result<()> {
+    output(Command::new("rmmod").arg(MODULE)).map(drop)
+}
+
+pub fn is_loaded() -> bool {
+    Path::new("/sys/module").join(MODULE).exists()
+}
+
+/// The kernel log from a moment on.
+pub struct Log(File);
+
+impl Log {
+    pub fn from_now() -> Result<Self> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/kmsg")
+            .context("/dev/kmsg")?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(Self(file))
+    }
+
+    /// What was said since, a message a line.
+    pub fn text(mut self) -> Result<String> {
+        let mut text = String::new();
+        let mut record = vec![0; 8192];
+        loop {
+            match self.0.read(&mut record) {
+                Ok(n) => {
+                    // "priority,number,time,flags;message\n KEY=value\n"
+                    let record = String::from_utf8_lossy(&record[..n]).into_owned();
+                    let message = record.split_once(';').map_or("", |(_, rest)| rest);
+                    text += message.lines().next().unwrap_or("");
+                    text.push('\n');
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(text),
+                // Records that were overwritten before they were read.
+                Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
+                Err(error) => return Err(error).context("/dev/kmsg"),
+            }
+        }
+    }
+
+    /// An error if the kernel complained.
+    pub fn check(self) -> Result<()> {
+        match vm::splat::find(&self.text()?, None).as_slice() {
+            [] => Ok(()),
+            complaints => bail!("the kernel complained:\n{}", complaints.join("\n")),
+        }
+    }
+}
+
+/// The functions that an ftrace user may redirect now: those marked I in `enabled_functions`.
+pub fn hooked_functions() -> Result<Vec<String>> {
+    const TRACING: &str = "/sys/kernel/tracing";
+    let path = Path::new(TRACING).join("enabled_functions");
+    if !path.exists() {
+        output(Command::new("mount").args(["-t", "tracefs", "tracefs", TRACING]))?;
+    }
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    // "mptcp_get_options (1) R I     tramp: 0x… (callback+0x0/0x…) ->…"
+    Ok(text
+        .lines()
+        .filter(|line| line.split_whitespace().any(|word| word == "I"))
+        .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+        .collect())
+}

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Network namespaces, and two of them joined by a veth pair.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use anyhow::{bail, ensure, Context, Result};
+
+/// A named network namespace; deleted when dropped.
+pub struct Netns {
+    name: String,
+    file: File,
+}
+
+impl Netns {
+    fn open(name: &str) -> Result<Self> {
+        let path = format!("/run/netns/{name}");
+        Ok(Self {
+            name: name.to_owned(),
+            file: File::open(&path).context(path)?,
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `f` in the namespace, on a thread of its own. Sockets that it makes stay in the namespace.
+    pub fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        let fd = self.file.as_raw_fd();
+        thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                // SAFETY: No memory is involved.
+                let status = unsafe { libc::setns(fd, libc::CLONE_NEWNET) };
+                assert_eq!(status, 0, "setns: {}", std::io::Error::last_os_error());
+                f()
+            });
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// A program to be run in the namespace.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
+    /// Sets a sysctl below `net.`, named with slashes.
+    pub fn set(&self, name: &str, value: impl ToString) -> Result<()> {
+        let path = format!("/proc/sys/net/{name}");
+        let value = value.to_string();
+        self.enter(|| fs::write(&path, &value))
+            .with_context(|| format!("{name}={value} in {}", self.name))
+    }
+
+    /// Reads a sysctl below `net.`.
+    pub fn get(&self, name: &str) -> Result<String> {
+        let path = format!("/proc/sys/net/{name}");
+        let text = self.enter(|| fs::read_to_string(&path)).context(path)?;
+        Ok(text.trim_end().to_owned())
+    }
+
+    /// The module's counters.
+    pub fn counters(&self) -> Result<Counters> {
+        let text = self
+            .enter(|| fs::read_to_string("/proc/thread-self/net/mptcp_dc"))
+            .context("/proc/net/mptcp_dc")?;
+        let values = text
+            .lines()
+            .map(|line| {
+                let (name, value) = line.split_once(' ').context("a counter without value")?;
+                Ok((name.to_owned(), value.parse()?))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Counters(values))
+    }
+
+    /// The stack's own MPTCP counters.
+    pub fn mib(&self) -> Result<Counters> {
+        let text = self.enter(|| fs::read_to_string("/proc/thread-self/net/netstat"))?;
+        let mut lines = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("MPTcpExt: "));
+        let (names, values) = lines
+            .next()
+            .zip(lines.next())
+            .context("no MPTcpExt in netstat")?;
+        let values = names
+            .split(' ')
+            .zip(values.split(' '))
+            .map(|(name, value)| Ok((name.to_owned(), value.parse()?)))
+            .collect::<Result<_>>()?;
+        Ok(Counters(values))
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .status();
+    }
+}
+
+/// Counters by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counters(HashMap<String, u64>);
+
+impl Counters {
+    /// The value of a counter that must exist.
+    pub fn get(&self, name: &str) -> Result<u64> {
+        self.0
+            .get(name)
+            .copied()
+            .with_context(|| format!("no counter {name}"))
+    }
+
+    /// By how much a counter grew since `before`.
+    pub fn since(&self, before: &Self, name: &str) -> Result<u64> {
+        Ok(self.get(name)? - before.get(name)?)
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}
+
+/// How an end is set up. The names are those of the tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `lowoverhead=0`
+    Stock,
+    /// `lowoverhead=1`
+    Accept,
+    /// `lowoverhead=2`
+    Offer,
+    /// `lowoverhead=2`, `syn_token=1`
+    OfferFull,
+}
+
+impl Mode {
+    pub const ALL: [Self; 4] = [Self::Stock, Self::Accept, Self::Offer, Self::OfferFull];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stock => "stock",
+            Self::Accept => "accept",
+            Self::Offer => "offer",
+            Self::OfferFull => "offer-full",
+        }
+    }
+
+    pub fn offers(self) -> bool {
+        matches!(self, Self::Offer | Self::OfferFull)
+    }
+
+    pub fn accepts(self) -> bool {
+        self != Self::Stock
+    }
+
+    /// Sets it up.
+    pub fn apply(self, netns: &Netns) -> Result<()> {
+        let level = match self {
+            Self::Stock => 0,
+            Self::Accept => 1,
+            Self::Offer | Self::OfferFull => 2,
+        };
+        netns.set("mptcp_dc/lowoverhead", level)?;
+        netns.set("mptcp_dc/syn_token", u8::from(self == Self::OfferFull))
+    }
+}
+
+/// IP version of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+}
+
+/// ```text
+///   client namespace                 server namespace
+///   c0  10.9.0.1  fd09::1  ───────  s0  10.9.0.2  fd09::2
+///       10.9.0.101                      10.9.0.102
+/// ```
+/// The addresses in the second line belong to nobody, but each end sends to the other's as if it were there. So a test
+/// can be the peer itself, packet by packet, and no kernel answers for it.
+pub struct Pair {
+    pub client: Netns,
+    pub server: Netns,
+}
+
+pub const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+pub const SERVER_V4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1);
+const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 2);
+/// Nobody's addresses, on the client's and on the server's side.
+pub const RAW_CLIENT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 101);
+pub const RAW_SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 102);
+
+pub const CLIENT_DEV: &str = "c0";
+pub const SERVER_DEV: &str = "s0";
+
+impl Pair {
+    pub fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (c, s) = (format!("dc-c{number}"), format!("dc-s{number}"));
+        let (c_mac, s_mac) = ("02:00:00:00:00:01", "02:00:00:00:00:02");
+        ip(&[], &format!(
+            "netns add {c}\nnetns add {s}\n\
+             link add {CLIENT_DEV} address {c_mac} netns {c} type veth peer name {SERVER_DEV} address {s_mac} netns {s}"))?;
+        let (client, server) = (Netns::open(&c)?, Netns::open(&s)?);
+        for (name, dev, v4, v6, far, far_mac) in [
+            (&c, CLIENT_DEV, CLIENT_V4, CLIENT_V6, RAW_SERVER, s_mac),
+            (&s, SERVER_DEV, SERVER_V4, SERVER_V6, RAW_CLIENT, c_mac),
+        ] {
+            ip(&["-n", name], &format!(
+                "link set lo up\nlink set {dev} up\naddr add {v4}/24 dev {dev}\naddr add {v6}/64 dev {dev} nodad\n\
+                 neigh add {far} lladdr {far_mac} dev {dev}"))?;
+        }
+        Ok(Self { client, server })
+    }
+
+    pub fn ends(&self) -> [&Netns; 2] {
+        [&self.client, &self.server]
+    }
+
+    /// Both ends in one mode.
+    pub fn with_mode(mode: Mode) -> Result<Self> {
+        let pair = Self::new()?;
+        for end in pair.ends() {
+            mode.apply(end)?;
+        }
+        Ok(pair)
+    }
+
+    pub fn client_addr(family: Family) -> IpAddr {
+        match family {
+            Family::V4 => CLIENT_V4.into(),
+            Family::V6 => CLIENT_V6.into(),
+        }
+    }
+
+    pub fn server_addr(family: Family) -> IpAddr {
+        match family {
+            Family::V4 => SERVER_V4.into(),
+            Family::V6 => SERVER_V6.into(),
+        }
+    }
+}
+
+/// Runs ip on lines of commands.
+fn ip(args: &[&str], lines: &str) -> Result<()> {
+    let mut child = Command::new("ip")
+        .args(args)
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("ip")?;
+    child
+        .stdin
+        .take()
+        .context("no stdin")?
+        .write_all(lines.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(
+        output.status.success(),
+        "ip -batch: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
+
+/// The output of a program that must succeed.
+pub fn output(command: &mut Command) -> Result<String> {
+    let result = command.output().with_context(|| format!("{command:?}"))?;
+    if !result.status.success() {
+        bail!(
+            "{command:?}: {}: {}",
+            result.status,
+            String::from_utf8_lossy(&result.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&result.stdout).into_owned())
+}
