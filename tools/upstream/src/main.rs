@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs the kernel's own MPTCP selftests without the module and with it, and compares the verdicts of their
+//! subtests. scripts/upstream calls it.
+//!
+//! One program in three places, so that no shell script is needed in the guest:
+//! - on the host it boots a guest per [`Setup`](suite::Setup), reads the verdicts and reports ([`host`]);
+//! - in the guest it runs the scripts one by one ([`guest`]);
+//! - under the name `ip`, first in the scripts' PATH, it sees the network namespaces come and go ([`ip`]).
+
+#![forbid(unsafe_code)]
+
+mod guest;
+mod host;
+mod ip;
+mod report;
+mod suite;
+mod tap;
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{bail, Context, Result};
+
+use suite::{Setup, Test, TESTS};
+
+const HELP: &str = "\
+Usage: scripts/upstream [OPTION]...
+
+Runs the MPTCP selftests of the kernel's source on Debian's kernel: without the module, with the module loaded
+and idle, and with net.mptcp_dc.lowoverhead=2 in every network namespace that they make. Each subtest must have
+the same verdict every time. Prints TAP, a line for each script in each setup; the first difference fails.
+
+  --full         every script that the module must not disturb, with larger transfers
+  --test=SCRIPT  only this script; may be repeated
+  --setup=NAME   only stock, idle or offer, after stock; may be repeated
+  --logs=DIR     where the scripts' output goes (default: logs/upstream of the cache)
+  --list         the scripts and their arguments
+
+Exit status: 0 if all verdicts agree, 1 if not, 125 if it could not be found out.
+";
+
+/// What this program could not find out.
+const BROKEN: u8 = 125;
+
+fn main() -> ExitCode {
+    let mut args = env::args_os();
+    let name = args.next().map(PathBuf::from).unwrap_or_default();
+    let result = if name.file_name() == Some("ip".as_ref()) {
+        ip::main(args.collect())
+    } else {
+        run(args)
+    };
+    ExitCode::from(result.unwrap_or_else(|error| {
+        eprintln!("upstream: {error:#}");
+        BROKEN
+    }))
+}
+
+/// The command line; gives the exit status.
+fn run(args: impl Iterator<Item = OsString>) -> Result<u8> {
+    use lexopt::prelude::*;
+
+    let mut full = false;
+    let mut in_guest = None;
+    let mut list = false;
+    let mut logs = None;
+    let mut scripts: Vec<String> = Vec::new();
+    let mut setups: Vec<Setup> = Vec::new();
+    let mut parser = lexopt::Parser::from_args(args);
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Short('h') | Long("help") => {
+                print!("{HELP}");
+                return Ok(0);
+            }
+            Long("full") => full = true,
+            Long("in-guest") => in_guest = Some(parser.value()?.parse()?),
+            Long("list") => list = true,
+            Long("logs") => logs = Some(PathBuf::from(parser.value()?)),
+            Long("setup") => setups.push(parser.value()?.parse()?),
+            Long("test") => scripts.push(parser.value()?.string()?),
+            _ => return Err(arg.unexpected().into()),
+        }
+    }
+
+    let tests = choose(full, &scripts)?;
+    if list {
+        for test in tests {
+            println!("{test}");
+        }
+        return Ok(0);
+    }
+    if let Some(setup) = in_guest {
+        return guest::run(setup, &tests);
+    }
+    let logs = logs.map_or_else(default_logs, Ok)?;
+    let setups: Vec<Setup> = Setup::ALL
+        .into_iter()
+        .filter(|&setup| setup == Setup::Stock || setups.is_empty() || setups.contains(&setup))
+        .collect();
+    host::run(&setups, &tests, full, &scripts, &logs)
+}
+
+/// The tests of a run: those of its size, or of their number those named.
+fn choose(full: bool, scripts: &[String]) -> Result<Vec<Test>> {
+    let all: Vec<Test> = TESTS
+        .iter()
+        .filter_map(|entry| entry.test(full || !scripts.is_empty()))
+        .collect();
+    if let Some(unknown) = scripts
+        .iter()
+        .find(|script| all.iter().all(|test| test.script != **script))
+    {
+        bail!("no test '{unknown}'; --list --full names them");
+    }
+    Ok(TESTS
+        .iter()
+        .filter_map(|entry| {
+            let named = scripts.iter().any(|script| script == entry.script);
+            entry
+                .test(full)
+                .or_else(|| entry.test(named))
+                .filter(|_| scripts.is_empty() || named)
+        })
+        .collect())
+}
+
+fn default_logs() -> Result<PathBuf> {
+    let cache = env::var_os("MPTCP_DC_CACHE").context("MPTCP_DC_CACHE is not set")?;
+    Ok(Path::new(&cache).join("logs/upstream"))
+}

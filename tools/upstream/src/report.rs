@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Judges what the guests told, and says it in TAP.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::suite::{Exception, Setup, Test};
+use crate::tap::{Results, Subtest, Verdict};
+
+/// The counter that says how many low-overhead handshakes a client saw answered in kind.
+const HANDSHAKES: &str = "MPCapableSYNACKRX";
+
+/// What became of a script.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    pub results: Results,
+    /// Its exit status; 124 after a time-out.
+    pub status: i32,
+    pub time: Duration,
+}
+
+/// What became of a setup.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Session {
+    /// Of the tests that came to their end, in order.
+    pub outcomes: Vec<Outcome>,
+    /// The module's, all namespaces together.
+    pub counters: BTreeMap<String, u64>,
+    /// The exit status of scripts/vm.
+    pub vm: i32,
+}
+
+impl Session {
+    fn handshakes(&self) -> u64 {
+        self.counters.get(HANDSHAKES).copied().unwrap_or_default()
+    }
+}
+
+/// Points of a report on these setups.
+pub fn points(setups: &[Setup], tests: &[Test]) -> usize {
+    setups
+        .iter()
+        .map(|setup| tests.len() + 1 + usize::from(setup.has_module()))
+        .sum()
+}
+
+/// A TAP stream.
+pub struct Report<W> {
+    out: W,
+    planned: usize,
+    points: usize,
+    failed: usize,
+    subtests: usize,
+}
+
+impl<W: Write> Report<W> {
+    /// Begins a stream of so many points.
+    pub fn new(mut out: W, planned: usize) -> Result<Self> {
+        writeln!(out, "TAP version 13\n1..{planned}")?;
+        Ok(Self {
+            out,
+            planned,
+            points: 0,
+            failed: 0,
+            subtests: 0,
+        })
+    }
+
+    /// The points of one setup: each test, the guest, and whether the module did what the setup says.
+    pub fn session(
+        &mut self,
+        setup: Setup,
+        tests: &[Test],
+        session: &Session,
+        stock: Option<&Session>,
+        exceptions: &[Exception],
+    ) -> Result<()> {
+        for (i, test) in tests.iter().enumerate() {
+            let reference = stock.and_then(|stock| stock.outcomes.get(i));
+            let expected: Vec<&Exception> = exceptions
+                .iter()
+                .filter(|exception| exception.setup == setup && exception.script == test.script)
+                .collect();
+            match session.outcomes.get(i) {
+                None => self.point(
+                    &format!("{setup}: {test}"),
+                    &["never ran to its end".to_owned()],
+                )?,
+                Some(outcome) => {
+                    self.subtests += outcome.results.complete().map_or(0, <[_]>::len);
+                    let (faults, notes) = judge(outcome, reference, setup, &expected);
+                    self.point(
+                        &format!("{setup}: {test} # time={}ms", outcome.time.as_millis()),
+                        &faults,
+                    )?;
+                    self.notes(&notes)?;
+                }
+            }
+        }
+        let faults = match session.vm {
+            0 => vec![],
+            status => vec![format!("scripts/vm: status {status}, see its messages")],
+        };
+        self.point(
+            &format!("{setup}: the guest's kernel had no complaint"),
+            &faults,
+        )?;
+        if setup.has_module() {
+            self.handshakes(setup, session.handshakes())?;
+        }
+        Ok(())
+    }
+
+    /// An idle module makes no low-overhead handshake; an offering one makes some, or it was not tested.
+    fn handshakes(&mut self, setup: Setup, count: u64) -> Result<()> {
+        let (text, right) = match setup.lowoverhead() {
+            Some(_) => ("low-overhead handshakes were made", count > 0),
+            None => ("no low-overhead handshake was made", count == 0),
+        };
+        let faults = if right {
+            vec![]
+        } else {
+            vec![format!("{count} were made")]
+        };
+        self.point(&format!("{setup}: {text}"), &faults)?;
+        self.notes(&[format!("{count} handshakes")])
+    }
+
+    fn point(&mut self, text: &str, faults: &[String]) -> Result<()> {
+        self.points += 1;
+        let word = if faults.is_empty() {
+            "ok"
+        } else {
+            self.failed += 1;
+            "not ok"
+        };
+        writeln!(self.out, "{word} {} - {text}", self.points)?;
+        self.notes(faults)
+    }
+
+    fn notes(&mut self, notes: &[String]) -> Result<()> {
+        for note in notes {
+            writeln!(self.out, "# {note}")?;
+        }
+        Ok(self.out.flush()?)
+    }
+
+    /// The summary; gives the exit status.
+    pub fn finish(mut self) -> Result<u8> {
+        let missing = self.planned.saturating_sub(self.points);
+        writeln!(
+            self.out,
+            "# upstream: {} subtests, {} points: {} passed, {} failed, {missing} missing",
+            self.subtests,
+            self.planned,
+            self.points - self.failed,
+            self.failed,
+        )?;
+        Ok(u8::from(self.failed > 0 || missing > 0))
+    }
+}
+
+/// Faults and notes on one script. The stock kernel must pass everything, skip nothing; the other setups must do
+/// as it did, save the exceptions, and each exception must be one.
+fn judge(
+    outcome: &Outcome,
+    stock: Option<&Outcome>,
+    setup: Setup,
+    exceptions: &[&Exception],
+) -> (Vec<String>, Vec<String>) {
+    let Some(subtests) = outcome.results.complete() else {
+        let why = match outcome.status {
+            124 => "timed out".to_owned(),
+            status => format!("status {status}"),
+        };
+        return (vec![format!("verdicts are missing: {why}")], vec![]);
+    };
+    let mut faults = vec![];
+    let mut notes = vec![];
+    if setup == Setup::Stock {
+        faults.extend(
+            subtests
+                .iter()
+                .filter(|subtest| subtest.verdict != Verdict::Pass)
+                .map(|subtest| format!("{}: {}", subtest.name, subtest.verdict)),
+        );
+    } else {
+        let Some(stock) = stock.and_then(|stock| stock.results.complete()) else {
+            return (
+                vec!["the stock kernel has no verdicts to compare with".into()],
+                vec![],
+            );
+        };
+        for difference in differences(stock, subtests) {
+            match exceptions
+                .iter()
+                .find(|known| known.subtest == difference.name)
+            {
+                Some(known) => notes.push(format!("{difference} (expected: {})", known.reason)),
+                None => faults.push(difference.to_string()),
+            }
+        }
+        faults.extend(
+            exceptions
+                .iter()
+                .filter(|known| differences(stock, subtests).all(|d| d.name != known.subtest))
+                .map(|known| format!("{}: listed as an exception, but is none", known.subtest)),
+        );
+    }
+    notes.insert(0, format!("{} subtests", subtests.len()));
+    (faults, notes)
+}
+
+/// A subtest with another verdict than on the stock kernel; `None`: it did not run.
+struct Difference<'a> {
+    name: &'a str,
+    stock: Option<Verdict>,
+    here: Option<Verdict>,
+}
+
+impl std::fmt::Display for Difference<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let word = |verdict: Option<Verdict>| verdict.map_or("not run".into(), |v| v.to_string());
+        write!(
+            f,
+            "{}: {}, stock: {}",
+            self.name,
+            word(self.here),
+            word(self.stock)
+        )
+    }
+}
+
+fn differences<'a>(
+    stock: &'a [Subtest],
+    here: &'a [Subtest],
+) -> impl Iterator<Item = Difference<'a>> {
+    let find = |list: &[Subtest], name: &str| {
+        list.iter()
+            .find(|subtest| subtest.name == name)
+            .map(|subtest| subtest.verdict)
+    };
+    let more = here
+        .iter()
+        .filter(move |subtest| find(stock, &subtest.name).is_none());
+    stock
+        .iter()
+        .chain(more)
+        .map(move |subtest| Difference {
+            name: &subtest.name,
+            stock: find(stock, &subtest.name),
+            here: find(here, &subtest.name),
+        })
+        .filter(|difference| difference.stock != difference.here)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(subtests: &[(&str, bool)]) -> Outcome {
+        let mut outcome = Outcome::default();
+        outcome.results.line("TAP version 13");
+        outcome.results.line(&format!("1..{}", subtests.len()));
+        for (i, (name, passed)) in subtests.iter().enumerate() {
+            let word = if *passed { "ok" } else { "not ok" };
+            outcome
+                .results
+                .line(&format!("{word} {} - diag: {name} # time=1ms", i + 1));
+        }
+        outcome
+    }
+
+    fn faults(stock: &Outcome, here: &Outcome, exceptions: &[&Exception]) -> Vec<String> {
+        judge(here, Some(stock), Setup::Offer, exceptions).0
+    }
+
+    #[test]
+    fn equal_verdicts_are_no_fault_even_if_failures() {
+        let one = outcome(&[("a", true), ("b", false)]);
+        assert!(faults(&one, &one, &[]).is_empty());
+        assert_eq!(judge(&one, None, Setup::Stock, &[]).0, ["b: FAIL"]);
+    }
+
+    #[test]
+    fn each_difference_is_a_fault() {
+        let stock = outcome(&[("a", true), ("b", true), ("c", false)]);
+        let here = outcome(&[("a", false), ("c", true), ("d", true)]);
+        assert_eq!(
+            faults(&stock, &here, &[]),
+            [
+                "a: FAIL, stock: pass",
+                "b: not run, stock: pass",
+                "c: pass, stock: FAIL",
+                "d: pass, stock: not run",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_exception_excuses_its_subtest_and_must_be_needed() {
+        let known = Exception {
+            setup: Setup::Offer,
+            script: "diag.sh",
+            subtest: "a",
+            reason: "for this test",
+        };
+        let stock = outcome(&[("a", true)]);
+        assert!(faults(&stock, &outcome(&[("a", false)]), &[&known]).is_empty());
+        assert_eq!(
+            faults(&stock, &stock, &[&known]),
+            ["a: listed as an exception, but is none"]
+        );
+    }
+
+    #[test]
+    fn no_verdicts_no_success() {
+        let stock = outcome(&[("a", true)]);
+        assert_eq!(
+            faults(&stock, &Outcome::default(), &[]),
+            ["verdicts are missing: status 0"]
+        );
+        assert_eq!(faults(&Outcome::default(), &stock, &[]).len(), 1);
+    }
+
+    #[test]
+    fn the_plan_covers_what_never_ran() {
+        let mut out = Vec::new();
+        let tests = [crate::suite::TESTS[0].test(true).unwrap()];
+        let setups = [Setup::Stock];
+        let mut report = Report::new(&mut out, points(&setups, &tests)).unwrap();
+        report
+            .session(Setup::Stock, &tests, &Session::default(), None, &[])
+            .unwrap();
+        assert_eq!(report.finish().unwrap(), 1);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("\n1..2\nnot ok 1 - stock: pm_netlink.sh\n# never ran"));
+    }
+}
