@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The low-overhead MP_CAPABLE handshake, in terms of hooks.
+//! The low-overhead handshakes, MP_CAPABLE and MP_JOIN, in terms of hooks.
 //!
 //! ```text
 //!          client                                       server
@@ -16,6 +16,15 @@
 //!                                                       KeySha (IDSN-A)
 //! ```
 //!
+//! MP_JOIN takes the same way, with [`join`] in the place of tokens and keys:
+//!
+//! ```text
+//! client::SynOptions ────── SYN, Tok_B ───────────────▶ server::CheckReq
+//! client::FinishConnect ◀── SYN/ACK, nothing ────────── server::SynackOptions
+//! wire::WriteOptions ────── ACK, Tok_B ───────────────▶ server::InitCookieReq (SYN cookies)
+//!                                                       join::SynRecvSock
+//! ```
+//!
 //! Nothing is kept besides what the stack keeps anyway: an end is low-overhead if its token, key and
 //! data sequence number are halves of each other ([`is_low_overhead`]). So a connection lives on when
 //! the module goes.
@@ -23,6 +32,7 @@
 //! [`is_low_overhead`]: proto::key::is_low_overhead
 
 mod client;
+mod join;
 mod server;
 mod wire;
 
@@ -56,6 +66,8 @@ hook_group! {
     client::SynOptions,
     client::FinishConnect,
     KeySha,
+    join::SynRecvSock,
+    join::HmacSha,
     Getsockopt,
 }
 

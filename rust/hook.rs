@@ -78,6 +78,24 @@ impl Call<'_> {
         self.regs.dx as *mut T
     }
 
+    /// The first argument, as a `u64`.
+    #[inline(always)]
+    pub(crate) fn u64_0(&self) -> u64 {
+        self.regs.di as u64
+    }
+
+    /// The second argument, as a `u64`.
+    #[inline(always)]
+    pub(crate) fn u64_1(&self) -> u64 {
+        self.regs.si as u64
+    }
+
+    /// The fourth argument, as an `int`.
+    #[inline(always)]
+    pub(crate) fn int3(&self) -> c_int {
+        self.regs.cx as c_int
+    }
+
     /// The second argument, as an `int`.
     #[inline(always)]
     pub(crate) fn int1(&self) -> c_int {

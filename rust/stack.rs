@@ -129,6 +129,13 @@ impl Subflow {
         is_low_overhead(self.token(), self.local_key(), self.idsn())
     }
 
+    /// Whether this end may be low-overhead. Of a join that isn't sent yet, the data sequence number
+    /// says nothing.
+    #[inline(always)]
+    pub(crate) fn may_be_low_overhead(self) -> bool {
+        self.token() != 0 && u64::from(self.token()) == self.local_key() >> 32
+    }
+
     /// Takes a key field, with the token and the data sequence number that it stands for.
     #[inline]
     pub(crate) fn set_key_field(self, key: KeyField) {
@@ -179,13 +186,21 @@ impl OutOptions {
     fields! {
         /// `OPTION_MPTCP_*` bits, and [`OURS`](Self::OURS) and [`FULL`](Self::FULL).
         suboptions / set_suboptions: u16 = DC_OFF_mptcp_out_options__suboptions;
+        /// Address ID of an MP_JOIN.
+        join_id / set_join_id: u8 = DC_OFF_mptcp_out_options__join_id;
+        /// Backup bit of an MP_JOIN, 0 or 1.
+        backup / set_backup: u8 = DC_OFF_mptcp_out_options__backup;
+        /// Token of an MP_JOIN.
+        token / set_token: u32 = DC_OFF_mptcp_out_options__token;
     }
 
-    /// Any MP_CAPABLE.
-    pub(crate) const MPC: u16 =
-        (DC_MPC_SYN | DC_MPC_SYNACK | DC_MPC_ACK) as u16;
+    /// Any MP_JOIN.
+    pub(crate) const MPJ: u16 = (DC_MPJ_SYN | DC_MPJ_SYNACK | DC_MPJ_ACK) as u16;
 
-    /// The option is to be written as version 15. The stack doesn't use the bit.
+    /// Any handshake option: MP_CAPABLE or MP_JOIN.
+    pub(crate) const HANDSHAKE: u16 = (DC_MPC_SYN | DC_MPC_SYNACK | DC_MPC_ACK) as u16 | Self::MPJ;
+
+    /// The option is to be written in our form. The stack doesn't use the bit.
     pub(crate) const OURS: u16 = 1 << 15;
 
     /// The SYN is to carry the key field. The stack doesn't use the bit.

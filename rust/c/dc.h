@@ -35,6 +35,9 @@ struct dc_token_bucket {
 	X(sk_buff, transport_header)				\
 	X(sk_buff, network_header)				\
 	X(mptcp_out_options, suboptions)			\
+	X(mptcp_out_options, join_id)				\
+	X(mptcp_out_options, backup)				\
+	X(mptcp_out_options, token)				\
 	X(mptcp_options_received, sndr_key)			\
 	X(mptcp_options_received, rcvr_key)			\
 	X(mptcp_options_received, data_seq)			\
@@ -68,6 +71,18 @@ struct dc_token_bucket {
 	X(token_bucket, msk_chain, dc_token_bucket)		\
 	X(mptcp_subflow_request_sock, token_node, mptcp_subflow_request_sock) \
 	X(mptcp_subflow_request_sock, msk, mptcp_subflow_request_sock) \
+	X(mptcp_subflow_request_sock, local_id, mptcp_subflow_request_sock) \
+	X(mptcp_subflow_request_sock, remote_id, mptcp_subflow_request_sock) \
+	X(mptcp_subflow_request_sock, thmac, mptcp_subflow_request_sock) \
+	X(mptcp_subflow_request_sock, local_nonce, mptcp_subflow_request_sock) \
+	X(mptcp_subflow_request_sock, remote_nonce, mptcp_subflow_request_sock) \
+	X(mptcp_subflow_context, remote_token, mptcp_subflow_context) \
+	X(mptcp_subflow_context, local_id, mptcp_subflow_context) \
+	X(mptcp_options_received, join_id, mptcp_options_received) \
+	X(mptcp_options_received, token, mptcp_options_received) \
+	X(mptcp_options_received, nonce, mptcp_options_received) \
+	X(mptcp_options_received, thmac, mptcp_options_received) \
+	X(mptcp_options_received, hmac, mptcp_options_received) \
 	X(mptcp_sock, pm, mptcp_sock)				\
 	X(mptcp_sock, flags, mptcp_sock)			\
 	X(tcp_sock, md5sig_info, tcp_sock)			\
@@ -77,12 +92,19 @@ struct dc_token_bucket {
 /* Bit fields that C reads or writes for Rust, as X(structure, field). */
 #define DC_BITS(X)						\
 	X(mptcp_subflow_context, request_mptcp)			\
+	X(mptcp_subflow_context, request_join)			\
+	X(mptcp_subflow_context, request_bkup)			\
 	X(mptcp_subflow_context, mp_capable)			\
 	X(mptcp_subflow_context, conn_finished)			\
 	X(mptcp_subflow_context, remote_key_valid)		\
 	X(mptcp_subflow_context, pm_listener)			\
 	X(mptcp_subflow_request_sock, mp_capable)		\
 	X(mptcp_subflow_request_sock, mp_join)			\
+	X(mptcp_subflow_request_sock, backup)			\
+	X(mptcp_subflow_request_sock, request_bkup)		\
+	X(mptcp_subflow_request_sock, csum_reqd)		\
+	X(mptcp_subflow_request_sock, allow_join_id0)		\
+	X(mptcp_options_received, backup)			\
 	X(mptcp_options_received, use_map)			\
 	X(mptcp_options_received, dsn64)			\
 	X(mptcp_options_received, mpc_map)			\
@@ -104,6 +126,14 @@ struct dc_token_bucket {
 	X(MPC_ACK_RX, "MPCapableACKRX")				\
 	X(MPC_COOKIE_ACK_RX, "MPCapableCookieACKRX")		\
 	X(MPC_COOKIE_NOT_OWN, "MPCapableCookieNotOwn")		\
+	X(JOIN_SYN_TX, "MPJoinSYNTX")				\
+	X(JOIN_SYN_RX, "MPJoinSYNRX")				\
+	X(JOIN_SYNACK_RX, "MPJoinSYNACKRX")			\
+	X(JOIN_SYNACK_BAD, "MPJoinSYNACKBad")			\
+	X(JOIN_ACK_RX, "MPJoinACKRX")				\
+	X(JOIN_ACK_BAD, "MPJoinACKBad")				\
+	X(JOIN_COOKIE_ACK_RX, "MPJoinCookieACKRX")		\
+	X(JOIN_NO_TOKEN, "MPJoinNoToken")			\
 	X(TOKEN_BUSY, "TokenBusy")				\
 	X(TOKEN_FALLBACK, "TokenFallback")			\
 	X(TOKEN_REKEY, "TokenRekey")
@@ -134,8 +164,19 @@ struct dc_cursor {
 	u32	epoch;		/* of the secret that the cursor belongs to */
 	u32	taken;		/* proto::token::Slices' cursor */
 	u32	slice;		/* this CPU's number */
-	const struct sk_buff	*synack;	/* subflow_finish_connect() runs on it */
+	/* The original of a hooked function runs on this packet, whose options are ours. */
+	const struct sk_buff	*packet;
+	/* Its HMACs are under these keys, and are to be nought; 0: it is no join. */
+	u64	local_key;
+	u64	remote_key;
 } ____cacheline_aligned_in_smp;
+
+/* The fields of a low-overhead MP_JOIN. */
+struct dc_join {
+	u32	token;		/* of the host that is joined */
+	u8	address_id;
+	bool	backup;
+};
 
 struct btf;
 struct mptcp_sock;
@@ -164,21 +205,32 @@ int dc_orig_init_cookie_req(struct request_sock *req,
 			    const struct sock *listener, struct sk_buff *skb);
 void dc_orig_finish_connect(struct sock *ssk, const struct sk_buff *skb);
 int dc_orig_token_new_connect(struct sock *ssk);
+struct sock *dc_orig_syn_recv_sock(const struct sock *listener, struct sk_buff *skb,
+				   struct request_sock *req, struct dst_entry *dst,
+				   struct request_sock *req_unhash, bool *own_req,
+				   void (*opt_child_init)(struct sock *newsk,
+							  const struct sock *sk));
 bool dc_orig_try_fallback(struct mptcp_sock *msk, int fb_mib);
 const char *dc_btf_name(const struct btf *btf, u32 offset);
 void dc_btf_release(struct btf *btf);
 bool dc_checksum_required(const struct net *net);
 bool dc_join_id0_allowed(const struct net *net);
+int dc_pm_local_id(struct mptcp_sock *msk, struct sock_common *skc);
+bool dc_pm_is_backup(struct mptcp_sock *msk, struct sock_common *skc);
+bool dc_pm_announced(struct mptcp_sock *msk, const struct sock *ssk);
+bool dc_userspace_pm_active(const struct mptcp_sock *msk);
 
 /* tokens.c: the stack's token table, and the CPUs' cursors */
 int dc_tokens_init(void);
 bool dc_token_exists(u32 token);
+struct mptcp_sock *dc_token_find(u32 token);
 bool dc_token_add_request(struct request_sock *req);
 bool dc_token_add_connect(struct sock *ssk);
 struct dc_netns *dc_token_owner(u32 token, u64 local_key, const struct tcphdr *th);
 void dc_token_release(struct sock *ssk);
 struct dc_cursor *dc_cursor_get(void);
 void dc_cursor_put(void);
+const struct dc_cursor *dc_cursor_peek(void);
 void dc_rekey_schedule(void);
 void dc_rekey_cancel(void);
 void dc_rekey(void);				/* in Rust */
@@ -198,6 +250,7 @@ int dc_lowoverhead_changed(bool on);		/* in Rust */
 
 /* stack.c: bit fields and inline functions of the stack's objects */
 bool dc_listener_serves(const struct sock *listener);
+bool dc_listener_joins(const struct sock *listener);
 bool dc_request_syncookie(const struct request_sock *req);
 void dc_request_init(struct request_sock *req, const struct sock *listener);
 void dc_request_capable(struct request_sock *req, u32 ssn_offset);
@@ -211,6 +264,20 @@ void dc_received_mapping(struct mptcp_options_received *mp_opt);
 bool dc_subflow_is_low_overhead(const struct mptcp_subflow_context *subflow);
 bool dc_subflow_restart(struct sock *ssk);
 void dc_handshakes_settle(void);
+
+/* join.c: MP_JOIN without HMAC */
+int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
+		const struct dc_join *join);
+int dc_join_cookie_ack(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
+		       const struct dc_join *join);
+bool dc_join_keys(struct request_sock *req, u32 *token, u64 *local_key, u64 *remote_key);
+bool dc_request_joins(const struct request_sock *req);
+bool dc_subflow_joins(struct sock *ssk);
+bool dc_subflow_is_join(const struct sock *ssk);
+void dc_subflow_join_fields(const struct sock *ssk, struct dc_join *join);
+void dc_received_join(struct mptcp_options_received *mp_opt, u16 suboption,
+		      const struct dc_join *join);
+bool dc_token_is_low_overhead(u32 token);
 
 /* info.c: getsockopt(MPTCP_DC_INFO) */
 int dc_info_get(struct sock *sk, char __user *optval, int __user *optlen);

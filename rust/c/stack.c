@@ -10,13 +10,17 @@
  */
 bool dc_listener_serves(const struct sock *listener)
 {
-	const struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(listener);
+	return dc_listener_joins(listener) && !mptcp_subflow_ctx(listener)->pm_listener;
+}
 
+/* Does the stack look at an MP_JOIN to this listener? */
+bool dc_listener_joins(const struct sock *listener)
+{
 #ifdef CONFIG_TCP_MD5SIG
 	if (rcu_access_pointer(tcp_sk(listener)->md5sig_info))
 		return false;
 #endif
-	return subflow->request_mptcp && !subflow->pm_listener;
+	return mptcp_subflow_ctx(listener)->request_mptcp;
 }
 
 bool dc_request_syncookie(const struct request_sock *req)
@@ -50,12 +54,12 @@ bool dc_request_is_capable(const struct request_sock *req)
 	return mptcp_subflow_rsk(req)->mp_capable;
 }
 
-/* Is an MP_CAPABLE SYN of this subflow out, and unanswered? */
+/* Is a SYN with MP_CAPABLE or MP_JOIN of this subflow out, and unanswered? */
 bool dc_subflow_awaits_synack(const struct sock *ssk)
 {
 	const struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(ssk);
 
-	return subflow->request_mptcp && !subflow->conn_finished;
+	return (subflow->request_mptcp || subflow->request_join) && !subflow->conn_finished;
 }
 
 /* Does the SYN carry a TCP Fast Open option, which takes a full SYN's room? */
@@ -140,7 +144,7 @@ static void dc_handshake_settle(struct mptcp_sock *msk)
 		goto unlock_subflow;
 
 	if (dc_subflow_awaits_synack(ssk)) {
-		dc_subflow_restart(ssk);
+		dc_subflow_restart(ssk); /* the first subflow, so it isn't a join */
 	} else if (subflow->mp_capable && subflow->remote_key_valid) {
 		mptcp_data_lock(sk);
 		WRITE_ONCE(subflow->fully_established, true);

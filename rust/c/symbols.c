@@ -36,6 +36,10 @@ DEFINE_STATIC_CALL_NULL(dc_btf_put, btf_put);
 DEFINE_STATIC_CALL_NULL(dc_try_fallback, __mptcp_try_fallback);
 DEFINE_STATIC_CALL_NULL(dc_checksum_enabled, mptcp_is_checksum_enabled);
 DEFINE_STATIC_CALL_NULL(dc_allow_join_id0, mptcp_allow_join_id0);
+DEFINE_STATIC_CALL_NULL(dc_get_local_id, mptcp_pm_get_local_id);
+DEFINE_STATIC_CALL_NULL(dc_is_backup, mptcp_pm_is_backup);
+DEFINE_STATIC_CALL_NULL(dc_announced_has_ssk, mptcp_pm_announced_has_ssk);
+DEFINE_STATIC_CALL_NULL(dc_userspace_active, mptcp_userspace_pm_active);
 
 DEFINE_STATIC_CALL_NULL(dc_syn_options, mptcp_syn_options);
 DEFINE_STATIC_CALL_NULL(dc_synack_options, mptcp_synack_options);
@@ -44,6 +48,7 @@ DEFINE_STATIC_CALL_NULL(dc_get_options, mptcp_get_options);
 DEFINE_STATIC_CALL_NULL(dc_check_req, dc_proto_request);
 DEFINE_STATIC_CALL_NULL(dc_init_cookie_req, dc_proto_request);
 DEFINE_STATIC_CALL_NULL(dc_finish_connect, dc_proto_finish_connect);
+DEFINE_STATIC_CALL_NULL(dc_syn_recv_sock, dc_orig_syn_recv_sock);
 DEFINE_STATIC_CALL_NULL(dc_token_new_connect, mptcp_token_new_connect);
 
 /* A function of the kernel, and the static call that reaches it. */
@@ -70,6 +75,10 @@ static const struct dc_function dc_helpers[] = {
 	DC_FUNCTION("__mptcp_try_fallback", dc_try_fallback),
 	DC_FUNCTION("mptcp_is_checksum_enabled", dc_checksum_enabled),
 	DC_FUNCTION("mptcp_allow_join_id0", dc_allow_join_id0),
+	DC_FUNCTION("mptcp_pm_get_local_id", dc_get_local_id),
+	DC_FUNCTION("mptcp_pm_is_backup", dc_is_backup),
+	DC_FUNCTION("mptcp_pm_announced_has_ssk", dc_announced_has_ssk),
+	DC_FUNCTION("mptcp_userspace_pm_active", dc_userspace_active),
 };
 
 /* Functions that are hooked. */
@@ -81,6 +90,7 @@ static const struct dc_function dc_originals[] = {
 	DC_FUNCTION("subflow_check_req", dc_check_req),
 	DC_FUNCTION("mptcp_subflow_init_cookie_req", dc_init_cookie_req),
 	DC_FUNCTION("subflow_finish_connect", dc_finish_connect),
+	DC_FUNCTION("subflow_syn_recv_sock", dc_syn_recv_sock),
 	DC_FUNCTION("mptcp_token_new_connect", dc_token_new_connect),
 };
 
@@ -194,6 +204,16 @@ void dc_orig_finish_connect(struct sock *ssk, const struct sk_buff *skb)
 	static_call(dc_finish_connect)(ssk, skb);
 }
 
+struct sock *dc_orig_syn_recv_sock(const struct sock *listener, struct sk_buff *skb,
+				   struct request_sock *req, struct dst_entry *dst,
+				   struct request_sock *req_unhash, bool *own_req,
+				   void (*opt_child_init)(struct sock *newsk,
+							  const struct sock *sk))
+{
+	return static_call(dc_syn_recv_sock)(listener, skb, req, dst, req_unhash, own_req,
+					     opt_child_init);
+}
+
 int dc_orig_token_new_connect(struct sock *ssk)
 {
 	return static_call(dc_token_new_connect)(ssk);
@@ -222,4 +242,24 @@ bool dc_checksum_required(const struct net *net)
 bool dc_join_id0_allowed(const struct net *net)
 {
 	return static_call(dc_allow_join_id0)(net);
+}
+
+int dc_pm_local_id(struct mptcp_sock *msk, struct sock_common *skc)
+{
+	return static_call(dc_get_local_id)(msk, skc);
+}
+
+bool dc_pm_is_backup(struct mptcp_sock *msk, struct sock_common *skc)
+{
+	return static_call(dc_is_backup)(msk, skc);
+}
+
+bool dc_pm_announced(struct mptcp_sock *msk, const struct sock *ssk)
+{
+	return static_call(dc_announced_has_ssk)(msk, ssk);
+}
+
+bool dc_userspace_pm_active(const struct mptcp_sock *msk)
+{
+	return static_call(dc_userspace_active)(msk);
 }

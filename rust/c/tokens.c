@@ -68,27 +68,32 @@ static bool dc_bucket_busy(struct dc_token_bucket *bucket, u32 token)
 	       dc_find_request(bucket, token) || dc_find_msk(bucket, token);
 }
 
-/* mptcp_token_exists(), which isn't exported. */
-bool dc_token_exists(u32 token)
+/* The connection that holds @token, under the RCU read lock; NULL if there is none. */
+struct mptcp_sock *dc_token_find(u32 token)
 {
 	struct dc_token_bucket *bucket = dc_bucket(token);
 	struct hlist_nulls_node *pos;
 	struct sock *sk;
-	bool found = false;
 
-	rcu_read_lock();
 again:
 	sk_nulls_for_each_rcu(sk, pos, &bucket->msk_chain) {
-		if (READ_ONCE(mptcp_sk(sk)->token) == token) {
-			found = true;
-			goto out;
-		}
+		if (READ_ONCE(mptcp_sk(sk)->token) == token)
+			return mptcp_sk(sk);
 	}
 	if (get_nulls_value(pos) != (token & dc_mask))
 		goto again;
-out:
+	return NULL;
+}
+
+/* mptcp_token_exists(), which isn't exported. */
+bool dc_token_exists(u32 token)
+{
+	bool exists;
+
+	rcu_read_lock();
+	exists = dc_token_find(token);
 	rcu_read_unlock();
-	return found;
+	return exists;
 }
 
 /* mptcp_token_new_request() for a token that @req has already. */
@@ -188,6 +193,12 @@ struct dc_cursor *dc_cursor_get(void)
 void dc_cursor_put(void)
 {
 	local_bh_enable();
+}
+
+/* This CPU's cursor, for whoever only asks whether something is under way here. */
+const struct dc_cursor *dc_cursor_peek(void)
+{
+	return raw_cpu_ptr(&dc_cursors);
 }
 
 /* How many counters @cpu has taken in @epoch. Another CPU's answer may be old. */

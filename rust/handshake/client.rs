@@ -16,12 +16,13 @@ use proto::nonce::{
     End,
     Flow, //
 };
-use proto::option::mp_capable::{
-    find,
-    len, //
+use proto::option::{
+    mp_capable,
+    mp_join,
+    Segment, //
 };
-use proto::option::Segment;
 
+use super::join::with_packet;
 use crate::bindings::*;
 use crate::hook::{
     Call,
@@ -93,7 +94,7 @@ impl Hook for SynOptions {
 
     fn takes(call: &Call<'_>) -> bool {
         // SAFETY: The subflow's socket, which lives, is the first argument.
-        unsafe { Subflow::of(call.arg0()) }.is_some_and(Subflow::is_low_overhead)
+        unsafe { Subflow::of(call.arg0()) }.is_some_and(Subflow::may_be_low_overhead)
     }
 
     fn replacement() -> usize {
@@ -110,26 +111,38 @@ unsafe extern "C" fn syn_options(
     size: *mut c_uint,
     opts: *mut mptcp_out_options,
 ) -> bool {
+    // Before the stack reads the peer's token out of the subflow.
     // SAFETY: By this function's requirement, here and below.
+    let joins = unsafe { dc_subflow_joins(ssk) };
     let written = unsafe { dc_orig_syn_options(ssk, skb, size, opts) };
-    let (Some(opts), Some(netns)) = (unsafe { (OutOptions::new(opts), Netns::of_sock(ssk)) }) else {
+    let (Some(subflow), Some(opts), Some(netns)) =
+        (unsafe { (Subflow::of(ssk), OutOptions::new(opts), Netns::of_sock(ssk)) })
+    else {
         return written;
     };
-    if !written || opts.suboptions() & DC_MPC_SYN as u16 == 0 {
+    if !written || !subflow.is_low_overhead() {
         return written;
     }
     opts.mark(OutOptions::OURS);
+    let resize = |length: usize| {
+        // SAFETY: The caller reads it on return.
+        unsafe { size.write(length as c_uint) }
+    };
+    if joins {
+        netns.count(DC_COUNT_JOIN_SYN_TX);
+        resize(mp_join::len::TOKEN);
+        return written;
+    }
     netns.count(DC_COUNT_MPC_SYN_TX);
     // SAFETY: `ssk` is a live TCP socket.
     if netns.sends_full_syn() && !unsafe { dc_fastopen_requested(ssk) } {
         opts.mark(OutOptions::FULL);
-        // SAFETY: The caller reads it on return.
-        unsafe { size.write(len::KEY as c_uint) };
+        resize(mp_capable::len::KEY);
     }
     written
 }
 
-/// `subflow_finish_connect()`: what the answer to a low-overhead SYN means.
+/// `subflow_finish_connect()`: what the answer to our SYN means.
 pub(super) struct FinishConnect;
 
 impl Hook for FinishConnect {
@@ -153,23 +166,38 @@ impl Hook for FinishConnect {
 /// The arguments must be those of `subflow_finish_connect()`.
 unsafe extern "C" fn finish_connect(ssk: *mut sock, skb: *const sk_buff) {
     // SAFETY: By this function's requirement, here and below.
-    let (Some(packet), Some(netns)) = (unsafe { (Packet::new(skb), Netns::of_sock(ssk)) }) else {
+    let (Some(packet), Some(subflow), Some(netns)) =
+        (unsafe { (Packet::new(skb), Subflow::of(ssk), Netns::of_sock(ssk)) })
+    else {
         return;
     };
-    let received = find(packet.options(), Segment::SynAck);
+    // SAFETY: By this function's requirement; neither function of the stack sleeps.
+    let original = || unsafe { dc_orig_finish_connect(ssk, skb) };
+
+    // SAFETY: The socket lives.
+    if unsafe { dc_subflow_is_join(ssk) } {
+        match mp_join::find(packet.options(), Segment::SynAck) {
+            Some(mp_join::MpJoinRepr {
+                body: mp_join::Body::Empty,
+                ..
+            }) => {
+                netns.count(DC_COUNT_JOIN_SYNACK_RX);
+                let keys = (subflow.local_key(), subflow.remote_key());
+                // SAFETY: `original` doesn't sleep.
+                return unsafe { with_packet(skb, Some(keys), original) };
+            }
+            // The stack finds no MP_JOIN or a wrong HMAC, and resets.
+            _ => netns.count(DC_COUNT_JOIN_SYNACK_BAD),
+        }
+        return original();
+    }
+
+    let received = mp_capable::find(packet.options(), Segment::SynAck);
     match outcome(Offer::default(), received) {
         Outcome::Dc { .. } => {
             netns.count(DC_COUNT_MPC_SYNACK_RX);
-            // SAFETY: Between get and put nothing else runs on this CPU that looks at the cursor;
-            // `wire::GetOptions` will, for this packet.
-            unsafe {
-                (*dc_cursor_get()).synack = skb;
-                dc_orig_finish_connect(ssk, skb);
-                (*dc_cursor_get()).synack = core::ptr::null();
-                dc_cursor_put();
-                dc_cursor_put();
-            }
-            return;
+            // SAFETY: `original` doesn't sleep.
+            return unsafe { with_packet(skb, None, original) };
         }
         Outcome::Standard => {
             netns.count(DC_COUNT_MPC_SYNACK_STANDARD);
@@ -181,7 +209,6 @@ unsafe extern "C" fn finish_connect(ssk: *mut sock, skb: *const sk_buff) {
         Outcome::Tcp if received.is_some() => netns.count(DC_COUNT_MPC_SYNACK_BAD),
         Outcome::Tcp => netns.count(DC_COUNT_MPC_SYNACK_NONE),
     }
-    // The stack ignores version 15, so without our `synack` it falls back to TCP.
-    // SAFETY: By this function's requirement.
-    unsafe { dc_orig_finish_connect(ssk, skb) };
+    // The stack ignores version 15, so it falls back to TCP where that was no good answer.
+    original();
 }

@@ -21,8 +21,12 @@ use proto::option::mp_capable::{
     Body,
     Received as Option_, //
 };
-use proto::option::Segment;
+use proto::option::{
+    mp_join,
+    Segment, //
+};
 
+use super::join;
 use crate::bindings::*;
 use crate::hook::{
     Call,
@@ -88,7 +92,12 @@ unsafe fn take_syn(req: *mut request_sock, listener: *const sock, skb: *mut sk_b
         unsafe { (Packet::new(skb)?, Request::new(req)?, Netns::of_sock(listener)?) };
 
     let Some(Option_::Dc(option)) = find(packet.options(), Segment::Syn) else {
-        return None;
+        // SAFETY: The listener lives and is an MPTCP subflow.
+        return unsafe {
+            dc_listener_joins(listener)
+                .then(|| join::take_syn(req, listener, skb, packet, netns))
+                .flatten()
+        };
     };
     let Answer::Dc(_) = answer(LISTENER, Some(Option_::Dc(option))) else {
         return None;
@@ -140,6 +149,8 @@ impl Hook for SynackOptions {
     fn takes(call: &Call<'_>) -> bool {
         // SAFETY: The request, which lives, is the first argument.
         unsafe { Request::new(call.arg0()) }.is_some_and(Request::is_low_overhead)
+            // SAFETY: As above, and it is one of MPTCP.
+            || unsafe { dc_request_joins(call.arg0()) }
     }
 
     fn replacement() -> usize {
@@ -156,6 +167,10 @@ impl Hook for SynackOptions {
             // SAFETY: As above.
             if let (true, Some(opts)) = (written, unsafe { OutOptions::new(opts) }) {
                 opts.mark(OutOptions::OURS);
+                if opts.suboptions() & DC_MPJ_SYNACK as u16 != 0 {
+                    // SAFETY: The caller reads it on return.
+                    unsafe { size.write(mp_join::len::EMPTY as c_uint) };
+                }
             }
             written
         }
@@ -209,7 +224,12 @@ unsafe fn take_cookie_ack(
         unsafe { (Packet::new(skb)?, Request::new(req)?, Netns::of_sock(listener)?) };
 
     let Some(Option_::Dc(option)) = find(packet.options(), packet.segment()) else {
-        return None;
+        // SAFETY: The listener lives and is an MPTCP subflow.
+        return unsafe {
+            dc_listener_joins(listener)
+                .then(|| join::take_cookie_ack(req, listener, skb, packet, netns))
+                .flatten()
+        };
     };
     // SAFETY: The listener lives and is an MPTCP subflow.
     if !unsafe { dc_listener_serves(listener) } {

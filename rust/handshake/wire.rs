@@ -14,12 +14,19 @@ use proto::option::mp_capable::{
     Received as Option_,
     DC_VERSION, //
 };
+use proto::option::mp_join::MpJoinRepr;
 use proto::option::{
+    mp_join,
     subtype,
     Segment,
     KIND, //
 };
+use proto::token::Token;
 
+use super::join::{
+    is_expected,
+    token_of, //
+};
 use crate::bindings::*;
 use crate::hook::{
     Call,
@@ -46,7 +53,7 @@ impl Hook for WriteOptions {
             return false;
         };
         let suboptions = opts.suboptions();
-        suboptions & OutOptions::MPC != 0
+        suboptions & OutOptions::HANDSHAKE != 0
             && (suboptions & OutOptions::OURS != 0
                 // SAFETY: The subflow's socket, or null for a SYN/ACK, is the third argument.
                 || unsafe { Subflow::of(call.arg2()) }.is_some_and(Subflow::is_low_overhead))
@@ -67,11 +74,22 @@ unsafe extern "C" fn write_options(
     opts: *mut mptcp_out_options,
 ) {
     // SAFETY: By this function's requirement, here and below.
-    unsafe { dc_orig_write_options(th, ptr, tp, opts) };
+    let original = |ptr| unsafe { dc_orig_write_options(th, ptr, tp, opts) };
     let Some(opts) = (unsafe { OutOptions::new(opts) }) else {
         return;
     };
     let suboptions = opts.suboptions();
+    if suboptions & OutOptions::MPJ != 0 {
+        // SAFETY: The stack reserved the room; the subflow's socket lives.
+        let behind = unsafe { write_join(ptr.cast(), tp, opts) };
+        opts.set_suboptions(suboptions & !(OutOptions::MPJ | OutOptions::OURS));
+        // MP_PRIO or REMOVE_ADDR may come behind.
+        if opts.suboptions() != 0 {
+            original(behind.cast());
+        }
+        return;
+    }
+    original(ptr);
     // SAFETY: The stack has just written an MP_CAPABLE of at least four bytes there.
     let header = unsafe { &mut *ptr.cast::<[u8; len::COMPACT]>() };
 
@@ -100,6 +118,51 @@ unsafe extern "C" fn write_options(
     let _ = restamp(segment, header);
 }
 
+/// Writes a low-overhead MP_JOIN to `ptr`, and returns where the next option goes.
+///
+/// The stack reserved 24 bytes for the one of an ACK, when it couldn't be told that ours is shorter
+/// without a hook on every segment. What ours leaves of them is filled with no-operations.
+///
+/// # Safety
+///
+/// `ptr` must have room for what the stack reserved; `tp` must be null or a live subflow.
+unsafe fn write_join(ptr: *mut u8, tp: *mut tcp_sock, opts: OutOptions) -> *mut u8 {
+    /// `TCPOLEN_MPTCP_MPJ_ACK`
+    const ACK_ROOM: usize = 24;
+    const NOP: u8 = 1;
+
+    let suboptions = opts.suboptions();
+    let mut join = dc_join {
+        token: opts.token(),
+        address_id: opts.join_id(),
+        backup: opts.backup() & 1 != 0,
+    };
+    let room = if suboptions & DC_MPJ_SYN as u16 != 0 {
+        mp_join::len::TOKEN
+    } else if suboptions & DC_MPJ_SYNACK as u16 != 0 {
+        mp_join::len::EMPTY
+    } else {
+        // SAFETY: An MP_JOIN in an ACK has a subflow.
+        unsafe { dc_subflow_join_fields(tp.cast(), &mut join) };
+        ACK_ROOM
+    };
+    let body = match Token::new(join.token) {
+        Some(token) if room != mp_join::len::EMPTY => mp_join::Body::Token { token },
+        _ => mp_join::Body::Empty,
+    };
+    let repr = MpJoinRepr {
+        backup: join.backup,
+        address_id: join.address_id,
+        body,
+    };
+    // SAFETY: By this function's requirement.
+    let buffer = unsafe { core::slice::from_raw_parts_mut(ptr, room) };
+    buffer.fill(NOP);
+    // There is room, so this can't fail.
+    let _ = repr.emit(buffer);
+    ptr.wrapping_add(room)
+}
+
 /// `mptcp_get_options()`: an MP_CAPABLE of version 15 becomes what the stack knows.
 pub(super) struct GetOptions;
 
@@ -117,12 +180,14 @@ impl Hook for GetOptions {
     }
 }
 
-/// Whether an MP_CAPABLE of version 15 may be among the options. Quick to say no to data and ACKs: their
+/// Whether a low-overhead MP_CAPABLE or MP_JOIN may be among the options. Quick to say no to data and ACKs: their
 /// MPTCP option is a DSS, behind which none can come.
 #[inline(always)]
 pub(crate) fn may_have_ours(mut options: &[u8]) -> bool {
     /// NOP, NOP, timestamps: how Linux, and nearly all else, begins a segment's options.
     const TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
+    /// The longest low-overhead MP_JOIN. The standard ones are longer.
+    const JOIN: u8 = mp_join::len::TOKEN as u8;
 
     if let [a, b, c, d, _, _, _, _, _, _, _, _, rest @ ..] = options {
         if [*a, *b, *c, *d] == TIMESTAMPS {
@@ -133,6 +198,7 @@ pub(crate) fn may_have_ours(mut options: &[u8]) -> bool {
         match *options {
             [KIND, _, third, ..] if third >> 4 == subtype::DSS => return false,
             [KIND, _, third, ..] if third == subtype::MP_CAPABLE << 4 | DC_VERSION => return true,
+            [KIND, length, third, ..] if third >> 4 == subtype::MP_JOIN && length <= JOIN => return true,
             [1, ref rest @ ..] => options = rest,
             [kind, length, ..] if kind > 1 && length > 1 => match options.get(usize::from(length)..) {
                 Some(rest) => options = rest,
@@ -155,22 +221,16 @@ unsafe extern "C" fn get_options(skb: *const sk_buff, mp_opt: *mut mptcp_options
     let _ = translate(packet, received);
 }
 
-/// Overwrites what the stack made of the options, if an MP_CAPABLE of ours counts here.
+/// Overwrites what the stack made of the options, if a handshake option of ours counts here.
 fn translate(packet: Packet, received: Received) -> Option<()> {
     let segment = packet.segment();
     let Some(Option_::Dc(option)) = find(packet.options(), segment) else {
-        return None;
+        return translate_join(packet, segment, received);
     };
     let (suboption, sender, mapping) = match (segment, option.body) {
         (Segment::SynAck, Body::Key { sender }) => {
             // Only `client::finish_connect` knows that this socket's SYN was ours.
-            // SAFETY: Nothing else runs on this CPU that looks at the cursor, until put.
-            let expected = unsafe {
-                let synack = (*dc_cursor_get()).synack;
-                dc_cursor_put();
-                synack
-            };
-            if !core::ptr::eq(expected, packet.raw()) {
+            if !is_expected(packet) {
                 return None;
             }
             (DC_MPC_SYNACK, sender, None)
@@ -214,5 +274,32 @@ fn translate(packet: Packet, received: Received) -> Option<()> {
         // SAFETY: As above.
         unsafe { dc_received_mapping(received.raw()) };
     }
+    Some(())
+}
+
+/// [`translate`] for an MP_JOIN. Its HMAC becomes 0, which only `join::HmacSha` agrees to.
+fn translate_join(packet: Packet, segment: Segment, received: Received) -> Option<()> {
+    let option = mp_join::find(packet.options(), segment)?;
+    let (suboption, join) = match (segment, option.body) {
+        (Segment::SynAck, mp_join::Body::Empty) if is_expected(packet) => (
+            DC_MPJ_SYNACK,
+            dc_join {
+                token: 0,
+                address_id: option.address_id,
+                backup: option.backup,
+            },
+        ),
+        (Segment::Ack | Segment::Data, mp_join::Body::Token { token }) => {
+            // Repeated, it comes when the subflow is there already.
+            // SAFETY: Any token may be asked for.
+            if !is_expected(packet) && !unsafe { dc_token_is_low_overhead(token.get()) } {
+                return None;
+            }
+            (DC_MPJ_ACK, token_of(Some(option))?)
+        }
+        _ => return None,
+    };
+    // SAFETY: The options are the caller's to fill.
+    unsafe { dc_received_join(received.raw(), suboption as u16, &join) };
     Some(())
 }

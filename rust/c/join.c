@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * MP_JOIN without HMAC: what subflow_check_req() and its like do with an MP_JOIN,
+ * less nonces and hashes.
+ */
+#include "protocol.h"
+#include "mib.h"
+#include "dc.h"
+
+/*
+ * In subflow_req->thmac, which has no other use here: the request was made of an
+ * ACK alone, before its addresses were known, so its address ID is still open.
+ */
+#define DC_LOCAL_ID_OPEN	1ULL
+
+/*
+ * proto::key::is_low_overhead() of a connection. Its data sequence number stands
+ * in the first subflow, until that one is closed and cleared.
+ */
+static bool dc_msk_is_low_overhead(const struct mptcp_sock *msk)
+{
+	u64 local_key = READ_ONCE(msk->local_key);
+	u32 token = READ_ONCE(msk->token);
+	const struct mptcp_subflow_context *subflow;
+	const struct sock *first;
+	bool is = false;
+	u64 idsn;
+
+	if (!token || token != local_key >> 32)
+		return false;
+	rcu_read_lock();
+	first = READ_ONCE(msk->first);
+	subflow = first ? mptcp_subflow_ctx(first) : NULL;
+	idsn = subflow ? READ_ONCE(subflow->idsn) : 0;
+	is = !idsn || idsn == ror64(local_key, 32);
+	rcu_read_unlock();
+	return is;
+}
+
+/* A reference to the low-overhead connection of @net with this token, or NULL. */
+static struct mptcp_sock *dc_join_get(struct net *net, u32 token)
+{
+	struct mptcp_sock *msk = mptcp_token_get_sock(net, token);
+
+	if (msk && !dc_msk_is_low_overhead(msk)) {
+		sock_put((struct sock *)msk);
+		msk = NULL;
+	}
+	return msk;
+}
+
+static int dc_join_refuse(struct sk_buff *skb, u8 reason)
+{
+	struct mptcp_ext *mpext = skb_ext_add(skb, SKB_EXT_MPTCP);
+
+	if (mpext) {
+		memset(mpext, 0, sizeof(*mpext));
+		mpext->reset_reason = reason;
+	}
+	return -EPERM;
+}
+
+/* mptcp_can_accept_new_subflow() */
+static bool dc_join_allowed(const struct mptcp_sock *msk)
+{
+	return mptcp_is_fully_established((void *)msk) &&
+	       ((mptcp_pm_is_userspace(msk) && dc_userspace_pm_active(msk)) ||
+		READ_ONCE(msk->pm.accept_subflow));
+}
+
+static bool dc_join_local_id(struct mptcp_subflow_request_sock *subflow_req)
+{
+	struct sock_common *common = (struct sock_common *)subflow_req;
+	struct mptcp_sock *msk = subflow_req->msk;
+	int id = dc_pm_local_id(msk, common);
+
+	if (id < 0) {
+		MPTCP_INC_STATS(sock_net((struct sock *)msk), MPTCP_MIB_MPJOINNOIDFOUND);
+		return false;
+	}
+	subflow_req->local_id = id;
+	subflow_req->request_bkup = dc_pm_is_backup(msk, common);
+	return true;
+}
+
+static void dc_join_set(struct mptcp_subflow_request_sock *subflow_req, u32 ssn_offset,
+			const struct dc_join *join)
+{
+	subflow_req->ssn_offset = ssn_offset;
+	subflow_req->mp_join = 1;
+	subflow_req->backup = join->backup;
+	subflow_req->remote_id = join->address_id;
+	subflow_req->token = join->token;
+	subflow_req->remote_nonce = 0;
+	subflow_req->local_nonce = 0;
+	subflow_req->thmac = 0;
+}
+
+/* A SYN with MP_JOIN. Returns 0, or -EPERM for a reset. */
+int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
+		const struct dc_join *join)
+{
+	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+	struct net *net = sock_net(listener);
+	struct mptcp_sock *msk;
+
+	MPTCP_INC_STATS(net, MPTCP_MIB_JOINSYNRX);
+	if (join->backup)
+		MPTCP_INC_STATS(net, MPTCP_MIB_JOINSYNBACKUPRX);
+
+	msk = dc_join_get(net, join->token);
+	if (!msk) {
+		MPTCP_INC_STATS(net, MPTCP_MIB_JOINNOTOKEN);
+		dc_count(dc_netns_of(net), DC_COUNT_JOIN_NO_TOKEN);
+		return dc_join_refuse(skb, MPTCP_RST_EMPTCP);
+	}
+	dc_join_set(subflow_req, TCP_SKB_CB(skb)->seq, join);
+	/* The request owns the reference from here on. */
+	subflow_req->msk = msk;
+	if (!dc_join_local_id(subflow_req))
+		return dc_join_refuse(skb, MPTCP_RST_EMPTCP);
+
+	if (inet_sk(listener)->inet_sport != inet_sk((struct sock *)msk)->inet_sport) {
+		if (!dc_pm_announced(msk, listener)) {
+			MPTCP_INC_STATS(net, MPTCP_MIB_MISMATCHPORTSYNRX);
+			return dc_join_refuse(skb, MPTCP_RST_EPROHIBIT);
+		}
+		MPTCP_INC_STATS(net, MPTCP_MIB_JOINPORTSYNRX);
+	}
+	if (req->syncookie && !dc_join_allowed(msk)) {
+		MPTCP_INC_STATS(net, MPTCP_MIB_JOINREJECTED);
+		return dc_join_refuse(skb, MPTCP_RST_EPROHIBIT);
+	}
+	return 0;
+}
+
+/* The ACK of a SYN cookie, with MP_JOIN. Returns 0, or -EINVAL: drop. */
+int dc_join_cookie_ack(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
+		       const struct dc_join *join)
+{
+	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+	struct net *net = sock_net(listener);
+	struct mptcp_sock *msk = dc_join_get(net, join->token);
+
+	if (!msk) {
+		dc_count(dc_netns_of(net), DC_COUNT_JOIN_NO_TOKEN);
+		return -EINVAL;
+	}
+	dc_join_set(subflow_req, TCP_SKB_CB(skb)->seq - 1, join);
+	subflow_req->msk = msk;
+	subflow_req->thmac = DC_LOCAL_ID_OPEN;
+	return 0;
+}
+
+/*
+ * The request of a low-overhead join, about to become a subflow: the keys of its
+ * connection. False for any other request.
+ */
+bool dc_join_keys(struct request_sock *req, u32 *token, u64 *local_key, u64 *remote_key)
+{
+	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+	struct mptcp_sock *msk;
+
+	if (!tcp_rsk(req)->is_mptcp || !subflow_req->mp_join)
+		return false;
+	msk = READ_ONCE(subflow_req->msk);
+	if (!msk || !dc_msk_is_low_overhead(msk))
+		return false;
+	if (subflow_req->thmac == DC_LOCAL_ID_OPEN) {
+		if (!dc_join_local_id(subflow_req))
+			return false;
+		subflow_req->thmac = 0;
+	}
+	*token = subflow_req->token;
+	*local_key = READ_ONCE(msk->local_key);
+	*remote_key = READ_ONCE(msk->remote_key);
+	return true;
+}
+
+/* Is the request a low-overhead join that was answered? */
+bool dc_request_joins(const struct request_sock *req)
+{
+	const struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+	const struct mptcp_sock *msk = READ_ONCE(subflow_req->msk);
+
+	return subflow_req->mp_join && msk && dc_msk_is_low_overhead(msk);
+}
+
+/*
+ * A subflow that connects: does it join a low-overhead connection? If so, it
+ * gets what __mptcp_subflow_connect() made of a hash, the peer's token, and the
+ * data sequence number that marks this end.
+ */
+bool dc_subflow_joins(struct sock *ssk)
+{
+	struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(ssk);
+
+	if (!subflow->request_join || !dc_msk_is_low_overhead(mptcp_sk(subflow->conn)))
+		return false;
+	subflow->idsn = ror64(subflow->local_key, 32);
+	subflow->remote_token = subflow->remote_key >> 32;
+	return true;
+}
+
+bool dc_subflow_is_join(const struct sock *ssk)
+{
+	return mptcp_subflow_ctx(ssk)->request_join;
+}
+
+/* What the MP_JOIN of an ACK repeats of the SYN's. */
+void dc_subflow_join_fields(const struct sock *ssk, struct dc_join *join)
+{
+	const struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(ssk);
+
+	join->token = subflow->remote_token;
+	join->address_id = subflow->local_id;
+	join->backup = subflow->request_bkup;
+}
+
+/* What mptcp_parse_option() stores of an MP_JOIN; HMAC and nonce are nought. */
+void dc_received_join(struct mptcp_options_received *mp_opt, u16 suboption,
+		      const struct dc_join *join)
+{
+	u16 kept = mp_opt->suboptions & (OPTION_MPTCP_RM_ADDR | OPTION_MPTCP_PRIO);
+
+	memset(&mp_opt->status, 0, sizeof(mp_opt->status));
+	mp_opt->suboptions = kept | suboption;
+	mp_opt->backup = join->backup;
+	mp_opt->join_id = join->address_id;
+	mp_opt->token = join->token;
+	mp_opt->nonce = 0;
+	mp_opt->thmac = 0;
+	memset(mp_opt->hmac, 0, sizeof(mp_opt->hmac));
+}
+
+/* Does a low-overhead connection, of whatever namespace, hold this token? */
+bool dc_token_is_low_overhead(u32 token)
+{
+	struct mptcp_sock *msk;
+	bool is;
+
+	rcu_read_lock();
+	msk = dc_token_find(token);
+	is = msk && dc_msk_is_low_overhead(msk);
+	rcu_read_unlock();
+	return is;
+}
