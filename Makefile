@@ -11,7 +11,7 @@ help: ## this list
 	@echo 'Usage: make [TARGET]'
 	@echo
 	@sed -n 's/^\([a-z][a-z -]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
-		while IFS="$$(printf '\t')" read -r name text; do printf '  %-12s %s\n' "$$name" "$$text"; done
+		while IFS="$$(printf '\t')" read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo '  make KDIR=/path/to/prepared/tree modules   builds mptcp_dc.ko here, for that kernel'
 
@@ -33,6 +33,9 @@ test: ## every test, on both kernels
 test-quick: ## the tests that take seconds, and a short run in one guest
 	@scripts/test --quick
 
+test-upstream: ## the kernel's own MPTCP selftests, with and without the module, larger transfers
+	@scripts/upstream --full
+
 bench: ## what the handshake costs, in guest instructions; exhaustive checks of the cipher
 	@scripts/bench
 
@@ -48,4 +51,4 @@ ifneq ($(KDIR),)
 endif
 	@$(build) --clean
 
-.PHONY: help all modules demo test test-quick bench lint doc clean
+.PHONY: help all modules demo test test-quick test-upstream bench lint doc clean

@@ -2,11 +2,13 @@
 
 //! On the host: a guest for each setup, its output to a log, its verdicts to the report.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,38 +25,64 @@ const PROGRESS: Duration = Duration::from_secs(10);
 /// For booting, loading and unloading, on top of the tests' own limits.
 const OVERHEAD: Duration = Duration::from_secs(120);
 
-/// Runs the tests in each setup, the stock one first, and reports; gives the exit status.
-pub fn run(
-    setups: &[Setup],
-    tests: &[Test],
-    full: bool,
-    scripts: &[String],
-    logs: &Path,
-) -> Result<u8> {
-    fs::create_dir_all(logs).with_context(|| logs.display().to_string())?;
-    let mut report = Report::new(std::io::stdout(), report::points(setups, tests))?;
-    let mut stock = None;
-    for &setup in setups {
-        let log = logs.join(format!("{setup}.log"));
-        let mut arguments = vec![format!("--in-guest={setup}")];
-        arguments.extend(full.then(|| "--full".to_owned()));
-        arguments.extend(scripts.iter().map(|script| format!("--test={script}")));
-        let session = session(setup, tests, &arguments, &log)?;
-        report.session(setup, tests, &session, stock.as_ref(), EXCEPTIONS)?;
-        if setup == Setup::Stock {
-            stock = Some(session);
+/// What a run consists of.
+pub struct Plan {
+    /// [`Setup::Stock`] comes first.
+    pub setups: Vec<Setup>,
+    pub tests: Vec<Test>,
+    /// The options that make the guest choose the same tests.
+    pub choice: Vec<String>,
+    /// Guests at a time.
+    pub jobs: usize,
+    /// Directory for the scripts' output.
+    pub logs: PathBuf,
+}
+
+/// Runs the tests in each setup and reports; gives the exit status.
+pub fn run(plan: &Plan) -> Result<u8> {
+    fs::create_dir_all(&plan.logs).with_context(|| plan.logs.display().to_string())?;
+    let mut report = Report::new(io::stdout(), report::points(&plan.setups, &plan.tests))?;
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| -> Result<()> {
+        let (sender, done) = mpsc::channel();
+        for _ in 0..plan.jobs {
+            let (sender, next) = (sender.clone(), &next);
+            scope.spawn(move || {
+                while let Some(&setup) = plan.setups.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if sender.send((setup, session(plan, setup))).is_err() {
+                        return;
+                    }
+                }
+            });
         }
-    }
-    eprintln!("upstream: the scripts' output is in {}", logs.display());
+        drop(sender);
+
+        // Told in order, whichever ends first.
+        let mut sessions = BTreeMap::new();
+        let mut told = plan.setups.iter().peekable();
+        for (setup, session) in done {
+            sessions.insert(setup, session?);
+            while let Some(&setup) = told.next_if(|&setup| sessions.contains_key(setup)) {
+                let stock = &sessions[&Setup::Stock];
+                report.session(setup, &plan.tests, &sessions[&setup], stock, EXCEPTIONS)?;
+            }
+        }
+        Ok(())
+    })?;
+    eprintln!(
+        "upstream: the scripts' output is in {}",
+        plan.logs.display()
+    );
     report.finish()
 }
 
 /// Boots a guest, lets it run the tests, and gathers what it told.
-fn session(setup: Setup, tests: &[Test], arguments: &[String], log: &Path) -> Result<Session> {
+fn session(plan: &Plan, setup: Setup) -> Result<Session> {
     let start = Instant::now();
-    let mut guest = boot(setup, tests, arguments)?;
+    let mut guest = boot(plan, setup)?;
     let output = guest.stdout.take().context("no output")?;
-    let mut log = BufWriter::new(File::create(log).with_context(|| log.display().to_string())?);
+    let path = plan.logs.join(format!("{setup}.log"));
+    let mut log = BufWriter::new(File::create(&path).with_context(|| path.display().to_string())?);
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
@@ -90,7 +118,7 @@ fn session(setup: Setup, tests: &[Test], arguments: &[String], log: &Path) -> Re
                 last = line;
             }
             Err(RecvTimeoutError::Timeout) => {
-                let test = tests.get(session.outcomes.len());
+                let test = plan.tests.get(session.outcomes.len());
                 eprintln!(
                     "upstream: {setup}: {} s: {}: {}",
                     start.elapsed().as_secs(),
@@ -108,10 +136,10 @@ fn session(setup: Setup, tests: &[Test], arguments: &[String], log: &Path) -> Re
 }
 
 /// Starts scripts/vm with this program and the selftests in the guest.
-fn boot(setup: Setup, tests: &[Test], arguments: &[String]) -> Result<Child> {
+fn boot(plan: &Plan, setup: Setup) -> Result<Child> {
     let selftests = variable("MPTCP_DC_SELFTESTS")?;
     let program = env::current_exe()?;
-    let limit = OVERHEAD + tests.iter().map(|test| test.limit).sum::<Duration>();
+    let limit = OVERHEAD + plan.tests.iter().map(|test| test.limit).sum::<Duration>();
     let mut command = Command::new(variable("MPTCP_DC_VM")?);
     command
         .arg(format!("--timeout={}", limit.as_secs()))
@@ -123,7 +151,8 @@ fn boot(setup: Setup, tests: &[Test], arguments: &[String]) -> Result<Child> {
         .args((!setup.has_module()).then_some("--no-module"))
         .arg("--")
         .arg(format!("{SELFTESTS}/upstream"))
-        .args(arguments)
+        .arg(format!("--in-guest={setup}"))
+        .args(&plan.choice)
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     command.spawn().context("scripts/vm")

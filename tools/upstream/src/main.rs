@@ -21,9 +21,11 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
 
 use anyhow::{bail, Context, Result};
 
+use host::Plan;
 use suite::{Setup, Test, TESTS};
 
 const HELP: &str = "\
@@ -36,6 +38,7 @@ the same verdict every time. Prints TAP, a line for each script in each setup; t
   --full         every script that the module must not disturb, with larger transfers
   --test=SCRIPT  only this script; may be repeated
   --setup=NAME   only stock, idle or offer, after stock; may be repeated
+  --jobs=N       guests at a time (default: a CPU for each)
   --logs=DIR     where the scripts' output goes (default: logs/upstream of the cache)
   --list         the scripts and their arguments
 
@@ -65,6 +68,7 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<u8> {
 
     let mut full = false;
     let mut in_guest = None;
+    let mut jobs = thread::available_parallelism()?.get();
     let mut list = false;
     let mut logs = None;
     let mut scripts: Vec<String> = Vec::new();
@@ -78,6 +82,7 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<u8> {
             }
             Long("full") => full = true,
             Long("in-guest") => in_guest = Some(parser.value()?.parse()?),
+            Long("jobs") => jobs = parser.value()?.parse()?,
             Long("list") => list = true,
             Long("logs") => logs = Some(PathBuf::from(parser.value()?)),
             Long("setup") => setups.push(parser.value()?.parse()?),
@@ -96,12 +101,22 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<u8> {
     if let Some(setup) = in_guest {
         return guest::run(setup, &tests);
     }
-    let logs = logs.map_or_else(default_logs, Ok)?;
-    let setups: Vec<Setup> = Setup::ALL
+    let setups = Setup::ALL
         .into_iter()
         .filter(|&setup| setup == Setup::Stock || setups.is_empty() || setups.contains(&setup))
         .collect();
-    host::run(&setups, &tests, full, &scripts, &logs)
+    let choice = full
+        .then(|| "--full".to_owned())
+        .into_iter()
+        .chain(scripts.iter().map(|script| format!("--test={script}")))
+        .collect();
+    host::run(&Plan {
+        setups,
+        tests,
+        choice,
+        jobs: jobs.max(1),
+        logs: logs.map_or_else(default_logs, Ok)?,
+    })
 }
 
 /// The tests of a run: those of its size, or of their number those named.

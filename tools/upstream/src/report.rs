@@ -76,11 +76,11 @@ impl<W: Write> Report<W> {
         setup: Setup,
         tests: &[Test],
         session: &Session,
-        stock: Option<&Session>,
+        stock: &Session,
         exceptions: &[Exception],
     ) -> Result<()> {
         for (i, test) in tests.iter().enumerate() {
-            let reference = stock.and_then(|stock| stock.outcomes.get(i));
+            let reference = stock.outcomes.get(i);
             let expected: Vec<&Exception> = exceptions
                 .iter()
                 .filter(|exception| exception.setup == setup && exception.script == test.script)
@@ -332,9 +332,10 @@ mod tests {
         let mut out = Vec::new();
         let tests = [crate::suite::TESTS[0].test(true).unwrap()];
         let setups = [Setup::Stock];
+        let none = Session::default();
         let mut report = Report::new(&mut out, points(&setups, &tests)).unwrap();
         report
-            .session(Setup::Stock, &tests, &Session::default(), None, &[])
+            .session(Setup::Stock, &tests, &none, &none, &[])
             .unwrap();
         assert_eq!(report.finish().unwrap(), 1);
         let text = String::from_utf8(out).unwrap();
