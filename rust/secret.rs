@@ -72,7 +72,10 @@ fn replace() -> Result {
         previous,
     };
     // INVARIANT: From `KBox::into_raw`.
-    EPOCH.store(KBox::into_raw(KBox::new(new, GFP_KERNEL)?), Ordering::Release);
+    EPOCH.store(
+        KBox::into_raw(KBox::new(new, GFP_KERNEL)?),
+        Ordering::Release,
+    );
     // SAFETY: It was the epoch, and isn't anymore.
     unsafe { free(old) };
     Ok(())

@@ -259,7 +259,10 @@ impl Packet {
     fn tcp(&self) -> (&[u8; 20], &[u8]) {
         // SAFETY: As said above.
         unsafe {
-            let header = self.head().add(usize::from(self.transport_header())).cast::<[u8; 20]>();
+            let header = self
+                .head()
+                .add(usize::from(self.transport_header()))
+                .cast::<[u8; 20]>();
             let length = usize::from((*header)[12] >> 4) * 4;
             let options = length.saturating_sub(20);
             (
@@ -301,16 +304,28 @@ impl Packet {
                 // SAFETY: An IPv4 header has 20 bytes.
                 let addrs = unsafe { ip.add(12).cast::<[[u8; 4]; 2]>().read_unaligned() };
                 let [remote, local] = addrs;
-                let local = End { addr: local, port: local_port };
-                let remote = End { addr: remote, port: remote_port };
+                let local = End {
+                    addr: local,
+                    port: local_port,
+                };
+                let remote = End {
+                    addr: remote,
+                    port: remote_port,
+                };
                 Some(Flow::v4(netns, local, remote))
             }
             [0x86, 0xdd] => {
                 // SAFETY: An IPv6 header has 40 bytes.
                 let addrs = unsafe { ip.add(8).cast::<[[u8; 16]; 2]>().read_unaligned() };
                 let [remote, local] = addrs;
-                let local = End { addr: local, port: local_port };
-                let remote = End { addr: remote, port: remote_port };
+                let local = End {
+                    addr: local,
+                    port: local_port,
+                };
+                let remote = End {
+                    addr: remote,
+                    port: remote_port,
+                };
                 Some(Flow::v6(netns, local, remote))
             }
             _ => None,

@@ -133,9 +133,7 @@ mod wire_tests {
 
     #[test]
     fn timestamps_first_change_nothing() {
-        let ours = [
-            1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 30, 4, 0x0f, 1,
-        ];
+        let ours = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 30, 4, 0x0f, 1];
         let dss = [
             1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 30, 8, 0x20, 1, 0, 0, 0, 1,
         ];

@@ -157,8 +157,9 @@ unsafe extern "C" fn syn_recv_sock(
     opt_child_init: ChildInit,
 ) -> *mut sock {
     // SAFETY: By this function's requirement.
-    let original =
-        || unsafe { dc_orig_syn_recv_sock(listener, skb, req, dst, req_unhash, own_req, opt_child_init) };
+    let original = || unsafe {
+        dc_orig_syn_recv_sock(listener, skb, req, dst, req_unhash, own_req, opt_child_init)
+    };
 
     let (mut token, mut local_key, mut remote_key) = (0, 0, 0);
     // SAFETY: The request lives.

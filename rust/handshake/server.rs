@@ -73,7 +73,11 @@ impl Hook for CheckReq {
 /// # Safety
 ///
 /// The arguments must be those of `subflow_check_req()`.
-unsafe extern "C" fn check_req(req: *mut request_sock, listener: *const sock, skb: *mut sk_buff) -> c_int {
+unsafe extern "C" fn check_req(
+    req: *mut request_sock,
+    listener: *const sock,
+    skb: *mut sk_buff,
+) -> c_int {
     // SAFETY: By this function's requirement.
     unsafe { take_syn(req, listener, skb) }
         // SAFETY: By this function's requirement.
@@ -86,10 +90,19 @@ unsafe extern "C" fn check_req(req: *mut request_sock, listener: *const sock, sk
 ///
 /// The arguments must be those of `subflow_check_req()`.
 #[inline]
-unsafe fn take_syn(req: *mut request_sock, listener: *const sock, skb: *mut sk_buff) -> Option<c_int> {
+unsafe fn take_syn(
+    req: *mut request_sock,
+    listener: *const sock,
+    skb: *mut sk_buff,
+) -> Option<c_int> {
     // SAFETY: By this function's requirement, here and below.
-    let (packet, request, netns) =
-        unsafe { (Packet::new(skb)?, Request::new(req)?, Netns::of_sock(listener)?) };
+    let (packet, request, netns) = unsafe {
+        (
+            Packet::new(skb)?,
+            Request::new(req)?,
+            Netns::of_sock(listener)?,
+        )
+    };
 
     let Some(Option_::Dc(option)) = find(packet.options(), Segment::Syn) else {
         // SAFETY: The listener lives and is an MPTCP subflow.
@@ -220,8 +233,13 @@ unsafe fn take_cookie_ack(
     skb: *mut sk_buff,
 ) -> Option<c_int> {
     // SAFETY: By this function's requirement, here and below.
-    let (packet, request, netns) =
-        unsafe { (Packet::new(skb)?, Request::new(req)?, Netns::of_sock(listener)?) };
+    let (packet, request, netns) = unsafe {
+        (
+            Packet::new(skb)?,
+            Request::new(req)?,
+            Netns::of_sock(listener)?,
+        )
+    };
 
     let Some(Option_::Dc(option)) = find(packet.options(), packet.segment()) else {
         // SAFETY: The listener lives and is an MPTCP subflow.

@@ -198,12 +198,16 @@ pub(crate) fn may_have_ours(mut options: &[u8]) -> bool {
         match *options {
             [KIND, _, third, ..] if third >> 4 == subtype::DSS => return false,
             [KIND, _, third, ..] if third == subtype::MP_CAPABLE << 4 | DC_VERSION => return true,
-            [KIND, length, third, ..] if third >> 4 == subtype::MP_JOIN && length <= JOIN => return true,
+            [KIND, length, third, ..] if third >> 4 == subtype::MP_JOIN && length <= JOIN => {
+                return true
+            }
             [1, ref rest @ ..] => options = rest,
-            [kind, length, ..] if kind > 1 && length > 1 => match options.get(usize::from(length)..) {
-                Some(rest) => options = rest,
-                None => return false,
-            },
+            [kind, length, ..] if kind > 1 && length > 1 => {
+                match options.get(usize::from(length)..) {
+                    Some(rest) => options = rest,
+                    None => return false,
+                }
+            }
             _ => return false,
         }
     }
@@ -215,7 +219,8 @@ pub(crate) fn may_have_ours(mut options: &[u8]) -> bool {
 unsafe extern "C" fn get_options(skb: *const sk_buff, mp_opt: *mut mptcp_options_received) {
     // SAFETY: By this function's requirement, here and below.
     unsafe { dc_orig_get_options(skb, mp_opt) };
-    let (Some(packet), Some(received)) = (unsafe { (Packet::new(skb), Received::new(mp_opt)) }) else {
+    let (Some(packet), Some(received)) = (unsafe { (Packet::new(skb), Received::new(mp_opt)) })
+    else {
         return;
     };
     let _ = translate(packet, received);
@@ -235,7 +240,13 @@ fn translate(packet: Packet, received: Received) -> Option<()> {
             }
             (DC_MPC_SYNACK, sender, None)
         }
-        (_, Body::Keys { sender, receiver }) | (_, Body::Data { sender, receiver, .. }) => {
+        (_, Body::Keys { sender, receiver })
+        | (
+            _,
+            Body::Data {
+                sender, receiver, ..
+            },
+        ) => {
             if option.features.external {
                 return None;
             }
