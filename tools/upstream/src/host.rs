@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::iter;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,8 +31,7 @@ pub struct Plan {
     /// [`Setup::Stock`] comes first.
     pub setups: Vec<Setup>,
     pub tests: Vec<Test>,
-    /// The options that make the guest choose the same tests.
-    pub choice: Vec<String>,
+    pub full: bool,
     /// Guests at a time.
     pub jobs: usize,
     /// Directory for the scripts' output.
@@ -41,34 +41,16 @@ pub struct Plan {
 /// Runs the tests in each setup and reports; gives the exit status.
 pub fn run(plan: &Plan) -> Result<u8> {
     fs::create_dir_all(&plan.logs).with_context(|| plan.logs.display().to_string())?;
-    let mut report = Report::new(io::stdout(), report::points(&plan.setups, &plan.tests))?;
-    let next = AtomicUsize::new(0);
-    thread::scope(|scope| -> Result<()> {
-        let (sender, done) = mpsc::channel();
-        for _ in 0..plan.jobs {
-            let (sender, next) = (sender.clone(), &next);
-            scope.spawn(move || {
-                while let Some(&setup) = plan.setups.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if sender.send((setup, session(plan, setup))).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        drop(sender);
+    let mut sessions = all(plan)?;
+    for &setup in &plan.setups {
+        retry(plan, setup, &mut sessions)?;
+    }
 
-        // Told in order, whichever ends first.
-        let mut sessions = BTreeMap::new();
-        let mut told = plan.setups.iter().peekable();
-        for (setup, session) in done {
-            sessions.insert(setup, session?);
-            while let Some(&setup) = told.next_if(|&setup| sessions.contains_key(setup)) {
-                let stock = &sessions[&Setup::Stock];
-                report.session(setup, &plan.tests, &sessions[&setup], stock, EXCEPTIONS)?;
-            }
-        }
-        Ok(())
-    })?;
+    let mut report = Report::new(io::stdout(), report::points(&plan.setups, &plan.tests))?;
+    let stock = &sessions[&Setup::Stock];
+    for &setup in &plan.setups {
+        report.session(setup, &plan.tests, &sessions[&setup], stock, EXCEPTIONS)?;
+    }
     eprintln!(
         "upstream: the scripts' output is in {}",
         plan.logs.display()
@@ -76,12 +58,64 @@ pub fn run(plan: &Plan) -> Result<u8> {
     report.finish()
 }
 
-/// Boots a guest, lets it run the tests, and gathers what it told.
-fn session(plan: &Plan, setup: Setup) -> Result<Session> {
+/// Every setup's session, so many at a time.
+fn all(plan: &Plan) -> Result<BTreeMap<Setup, Session>> {
+    let next = AtomicUsize::new(0);
+    let one_by_one = || -> Result<Vec<(Setup, Session)>> {
+        iter::from_fn(|| plan.setups.get(next.fetch_add(1, Ordering::Relaxed)))
+            .map(|&setup| Ok((setup, session(plan, setup, &plan.tests, "")?)))
+            .collect()
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..plan.jobs).map(|_| scope.spawn(one_by_one)).collect();
+        let mut sessions = BTreeMap::new();
+        for worker in workers {
+            sessions.extend(worker.join().expect("a worker does not panic")?);
+        }
+        Ok(sessions)
+    })
+}
+
+/// Runs what failed once more, alone on the machine: the scripts' own time-outs are tight for a busy one. What the
+/// first attempt showed stays with the outcome.
+fn retry(plan: &Plan, setup: Setup, sessions: &mut BTreeMap<Setup, Session>) -> Result<()> {
+    let (first, stock) = (&sessions[&setup], &sessions[&Setup::Stock]);
+    let failed: Vec<(usize, Vec<String>)> = plan
+        .tests
+        .iter()
+        .enumerate()
+        .map(|(i, test)| {
+            (
+                i,
+                report::judge(setup, test, i, first, stock, EXCEPTIONS).faults,
+            )
+        })
+        .filter(|(_, faults)| !faults.is_empty())
+        .collect();
+    if failed.is_empty() || first.vm != 0 {
+        return Ok(());
+    }
+    let tests: Vec<Test> = failed.iter().map(|&(i, _)| plan.tests[i]).collect();
+    eprintln!(
+        "upstream: {setup}: {} script(s) failed, once more",
+        tests.len()
+    );
+    let again = session(plan, setup, &tests, ".again")?;
+    if let Some(first) = sessions.get_mut(&setup) {
+        first.vm = again.vm;
+        for ((i, earlier), outcome) in failed.into_iter().zip(again.outcomes) {
+            first.outcomes[i] = Outcome { earlier, ..outcome };
+        }
+    }
+    Ok(())
+}
+
+/// Boots a guest, lets it run the tests, and gathers what it told. The log's name ends in `suffix`.
+fn session(plan: &Plan, setup: Setup, tests: &[Test], suffix: &str) -> Result<Session> {
     let start = Instant::now();
-    let mut guest = boot(plan, setup)?;
+    let mut guest = boot(plan.full, setup, tests)?;
     let output = guest.stdout.take().context("no output")?;
-    let path = plan.logs.join(format!("{setup}.log"));
+    let path = plan.logs.join(format!("{setup}{suffix}.log"));
     let mut log = BufWriter::new(File::create(&path).with_context(|| path.display().to_string())?);
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
@@ -109,6 +143,7 @@ fn session(plan: &Plan, setup: Setup) -> Result<Session> {
                         results: std::mem::take(&mut results),
                         status,
                         time,
+                        earlier: vec![],
                     }),
                     Some(Event::Counter { name, value }) => {
                         session.counters.insert(name, value);
@@ -118,7 +153,7 @@ fn session(plan: &Plan, setup: Setup) -> Result<Session> {
                 last = line;
             }
             Err(RecvTimeoutError::Timeout) => {
-                let test = plan.tests.get(session.outcomes.len());
+                let test = tests.get(session.outcomes.len());
                 eprintln!(
                     "upstream: {setup}: {} s: {}: {}",
                     start.elapsed().as_secs(),
@@ -136,10 +171,10 @@ fn session(plan: &Plan, setup: Setup) -> Result<Session> {
 }
 
 /// Starts scripts/vm with this program and the selftests in the guest.
-fn boot(plan: &Plan, setup: Setup) -> Result<Child> {
+fn boot(full: bool, setup: Setup, tests: &[Test]) -> Result<Child> {
     let selftests = variable("MPTCP_DC_SELFTESTS")?;
     let program = env::current_exe()?;
-    let limit = OVERHEAD + plan.tests.iter().map(|test| test.limit).sum::<Duration>();
+    let limit = OVERHEAD + tests.iter().map(|test| test.limit).sum::<Duration>();
     let mut command = Command::new(variable("MPTCP_DC_VM")?);
     command
         .arg(format!("--timeout={}", limit.as_secs()))
@@ -152,7 +187,8 @@ fn boot(plan: &Plan, setup: Setup) -> Result<Child> {
         .arg("--")
         .arg(format!("{SELFTESTS}/upstream"))
         .arg(format!("--in-guest={setup}"))
-        .args(&plan.choice)
+        .args(full.then_some("--full"))
+        .args(tests.iter().map(|test| format!("--test={}", test.script)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     command.spawn().context("scripts/vm")

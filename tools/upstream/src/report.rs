@@ -21,6 +21,8 @@ pub struct Outcome {
     /// Its exit status; 124 after a time-out.
     pub status: i32,
     pub time: Duration,
+    /// What was wrong with an attempt before this one.
+    pub earlier: Vec<String>,
 }
 
 /// What became of a setup.
@@ -80,26 +82,16 @@ impl<W: Write> Report<W> {
         exceptions: &[Exception],
     ) -> Result<()> {
         for (i, test) in tests.iter().enumerate() {
-            let reference = stock.outcomes.get(i);
-            let expected: Vec<&Exception> = exceptions
-                .iter()
-                .filter(|exception| exception.setup == setup && exception.script == test.script)
-                .collect();
-            match session.outcomes.get(i) {
-                None => self.point(
-                    &format!("{setup}: {test}"),
-                    &["never ran to its end".to_owned()],
-                )?,
-                Some(outcome) => {
-                    self.subtests += outcome.results.complete().map_or(0, <[_]>::len);
-                    let (faults, notes) = judge(outcome, reference, setup, &expected);
-                    self.point(
-                        &format!("{setup}: {test} # time={}ms", outcome.time.as_millis()),
-                        &faults,
-                    )?;
-                    self.notes(&notes)?;
-                }
-            }
+            let judgement = judge(setup, test, i, session, stock, exceptions);
+            let outcome = session.outcomes.get(i);
+            let time = outcome.map_or_else(String::new, |outcome| {
+                format!(" # time={}ms", outcome.time.as_millis())
+            });
+            self.subtests += outcome
+                .and_then(|outcome| outcome.results.complete())
+                .map_or(0, <[_]>::len);
+            self.point(&format!("{setup}: {test}{time}"), &judgement.faults)?;
+            self.notes(&judgement.notes)?;
         }
         let faults = match session.vm {
             0 => vec![],
@@ -164,55 +156,86 @@ impl<W: Write> Report<W> {
     }
 }
 
-/// Faults and notes on one script. The stock kernel must pass everything, skip nothing; the other setups must do
-/// as it did, save the exceptions, and each exception must be one.
-fn judge(
-    outcome: &Outcome,
-    stock: Option<&Outcome>,
-    setup: Setup,
-    exceptions: &[&Exception],
-) -> (Vec<String>, Vec<String>) {
-    let Some(subtests) = outcome.results.complete() else {
-        let why = match outcome.status {
-            124 => "timed out".to_owned(),
-            status => format!("status {status}"),
-        };
-        return (vec![format!("verdicts are missing: {why}")], vec![]);
-    };
-    let mut faults = vec![];
-    let mut notes = vec![];
-    if setup == Setup::Stock {
-        faults.extend(
-            subtests
-                .iter()
-                .filter(|subtest| subtest.verdict != Verdict::Pass)
-                .map(|subtest| format!("{}: {}", subtest.name, subtest.verdict)),
-        );
-    } else {
-        let Some(stock) = stock.and_then(|stock| stock.results.complete()) else {
-            return (
-                vec!["the stock kernel has no verdicts to compare with".into()],
-                vec![],
-            );
-        };
-        for difference in differences(stock, subtests) {
-            match exceptions
-                .iter()
-                .find(|known| known.subtest == difference.name)
-            {
-                Some(known) => notes.push(format!("{difference} (expected: {})", known.reason)),
-                None => faults.push(difference.to_string()),
-            }
+/// What is to be said of one script in one setup.
+#[derive(Debug, Default)]
+pub struct Judgement {
+    /// Any of them fails the run.
+    pub faults: Vec<String>,
+    notes: Vec<String>,
+}
+
+impl Judgement {
+    fn fault(text: impl Into<String>) -> Self {
+        Self {
+            faults: vec![text.into()],
+            notes: vec![],
         }
-        faults.extend(
-            exceptions
-                .iter()
-                .filter(|known| differences(stock, subtests).all(|d| d.name != known.subtest))
-                .map(|known| format!("{}: listed as an exception, but is none", known.subtest)),
-        );
     }
-    notes.insert(0, format!("{} subtests", subtests.len()));
-    (faults, notes)
+}
+
+/// Judges the test with number `i`. The stock kernel must pass everything, skip nothing; the other setups must do
+/// as it did, save the exceptions, and each exception must be one.
+pub fn judge(
+    setup: Setup,
+    test: &Test,
+    i: usize,
+    session: &Session,
+    stock: &Session,
+    exceptions: &[Exception],
+) -> Judgement {
+    let Some(outcome) = session.outcomes.get(i) else {
+        return Judgement::fault("never ran to its end");
+    };
+    let Some(subtests) = outcome.results.complete() else {
+        return Judgement::fault(match outcome.status {
+            124 => "verdicts are missing: timed out".to_owned(),
+            status => format!("verdicts are missing: status {status}"),
+        });
+    };
+    let mut judgement = Judgement {
+        faults: vec![],
+        notes: vec![format!("{} subtests", subtests.len())],
+    };
+    let earlier = outcome.earlier.iter();
+    judgement
+        .notes
+        .extend(earlier.map(|fault| format!("first attempt: {fault}")));
+
+    if setup == Setup::Stock {
+        let failures = subtests
+            .iter()
+            .filter(|subtest| subtest.verdict != Verdict::Pass);
+        judgement
+            .faults
+            .extend(failures.map(|subtest| format!("{}: {}", subtest.name, subtest.verdict)));
+        return judgement;
+    }
+    let Some(stock) = stock
+        .outcomes
+        .get(i)
+        .and_then(|outcome| outcome.results.complete())
+    else {
+        return Judgement::fault("the stock kernel has no verdicts to compare with");
+    };
+    let known: Vec<&Exception> = exceptions
+        .iter()
+        .filter(|exception| exception.setup == setup && exception.script == test.script)
+        .collect();
+    for difference in differences(stock, subtests) {
+        match known.iter().find(|known| known.subtest == difference.name) {
+            Some(known) => judgement
+                .notes
+                .push(format!("{difference} (expected: {})", known.reason)),
+            None => judgement.faults.push(difference.to_string()),
+        }
+    }
+    let needless = known
+        .iter()
+        .filter(|known| differences(stock, subtests).all(|it| it.name != known.subtest));
+    judgement.faults.extend(
+        needless.map(|known| format!("{}: listed as an exception, but is none", known.subtest)),
+    );
+    judgement
 }
 
 /// A subtest with another verdict than on the stock kernel; `None`: it did not run.
@@ -261,6 +284,7 @@ fn differences<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::suite::TESTS;
 
     fn outcome(subtests: &[(&str, bool)]) -> Outcome {
         let mut outcome = Outcome::default();
@@ -275,15 +299,21 @@ mod tests {
         outcome
     }
 
-    fn faults(stock: &Outcome, here: &Outcome, exceptions: &[&Exception]) -> Vec<String> {
-        judge(here, Some(stock), Setup::Offer, exceptions).0
+    fn faults(setup: Setup, stock: &Outcome, here: &Outcome, known: &[Exception]) -> Vec<String> {
+        let session = |outcome: &Outcome| Session {
+            outcomes: vec![outcome.clone()],
+            ..Session::default()
+        };
+        let test = TESTS.iter().find(|test| test.script == "diag.sh").unwrap();
+        let test = test.test(true).unwrap();
+        judge(setup, &test, 0, &session(here), &session(stock), known).faults
     }
 
     #[test]
-    fn equal_verdicts_are_no_fault_even_if_failures() {
+    fn equal_verdicts_are_no_fault_save_on_the_stock_kernel() {
         let one = outcome(&[("a", true), ("b", false)]);
-        assert!(faults(&one, &one, &[]).is_empty());
-        assert_eq!(judge(&one, None, Setup::Stock, &[]).0, ["b: FAIL"]);
+        assert!(faults(Setup::Idle, &one, &one, &[]).is_empty());
+        assert_eq!(faults(Setup::Stock, &one, &one, &[]), ["b: FAIL"]);
     }
 
     #[test]
@@ -291,7 +321,7 @@ mod tests {
         let stock = outcome(&[("a", true), ("b", true), ("c", false)]);
         let here = outcome(&[("a", false), ("c", true), ("d", true)]);
         assert_eq!(
-            faults(&stock, &here, &[]),
+            faults(Setup::Idle, &stock, &here, &[]),
             [
                 "a: FAIL, stock: pass",
                 "b: not run, stock: pass",
@@ -310,9 +340,12 @@ mod tests {
             reason: "for this test",
         };
         let stock = outcome(&[("a", true)]);
-        assert!(faults(&stock, &outcome(&[("a", false)]), &[&known]).is_empty());
+        let known = [known];
+        let here = outcome(&[("a", false)]);
+        assert!(faults(Setup::Offer, &stock, &here, &known).is_empty());
+        assert_eq!(faults(Setup::Idle, &stock, &here, &known).len(), 1);
         assert_eq!(
-            faults(&stock, &stock, &[&known]),
+            faults(Setup::Offer, &stock, &stock, &known),
             ["a: listed as an exception, but is none"]
         );
     }
@@ -321,16 +354,19 @@ mod tests {
     fn no_verdicts_no_success() {
         let stock = outcome(&[("a", true)]);
         assert_eq!(
-            faults(&stock, &Outcome::default(), &[]),
+            faults(Setup::Idle, &stock, &Outcome::default(), &[]),
             ["verdicts are missing: status 0"]
         );
-        assert_eq!(faults(&Outcome::default(), &stock, &[]).len(), 1);
+        assert_eq!(
+            faults(Setup::Idle, &Outcome::default(), &stock, &[]).len(),
+            1
+        );
     }
 
     #[test]
     fn the_plan_covers_what_never_ran() {
         let mut out = Vec::new();
-        let tests = [crate::suite::TESTS[0].test(true).unwrap()];
+        let tests = [TESTS[0].test(true).unwrap()];
         let setups = [Setup::Stock];
         let none = Session::default();
         let mut report = Report::new(&mut out, points(&setups, &tests)).unwrap();
