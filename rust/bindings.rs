@@ -2,17 +2,19 @@
 
 //! What `rust/c/dc.h` says, as bindgen reads it.
 
-#![expect(
-    non_camel_case_types,
-    non_upper_case_globals,
-    non_snake_case,
-    dead_code,
-    unreachable_pub
-)]
 #![allow(
     clippy::all,
+    clippy::cast_lossless,
+    clippy::ptr_as_ptr,
+    clippy::ref_as_ptr,
     clippy::undocumented_unsafe_blocks,
-    unsafe_op_in_unsafe_fn
+    dead_code,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    unreachable_pub,
+    unsafe_op_in_unsafe_fn,
+    reason = "generated"
 )]
 
 use kernel::ffi;

@@ -150,8 +150,8 @@ impl Range {
         if start == 0 || !unsafe { bindings::dc_symbol_range(start, &mut size) } {
             return Err(ENOENT);
         }
-        self.start.store(start as usize, Ordering::Relaxed);
-        self.size.store(size as usize, Ordering::Relaxed);
+        self.start.store(start, Ordering::Relaxed);
+        self.size.store(size, Ordering::Relaxed);
         Ok(())
     }
 
@@ -185,6 +185,9 @@ impl Hook for KeySha {
     }
 
     fn replacement() -> usize {
+        /// # Safety
+        ///
+        /// The arguments must be those of `mptcp_crypto_key_sha()`.
         unsafe extern "C" fn key_sha(key: u64, _token: *mut u32, idsn: *mut u64) {
             if let Some(key) = KeyField::from_raw(key) {
                 // SAFETY: The caller wants the number there.

@@ -35,10 +35,7 @@ use kernel::bindings::{
     pt_regs, //
 };
 use kernel::error::to_result;
-use kernel::ffi::{
-    c_int,
-    c_ulong, //
-};
+use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::time::{
     delay::fsleep,
@@ -50,8 +47,8 @@ use crate::bindings;
 /// Bytes of the call to `__fentry__` at the start of a function (`MCOUNT_INSN_SIZE`).
 const FENTRY_SIZE: usize = 5;
 
-const FL_IPMODIFY: c_ulong = 1 << 12;
-const FL_PERMANENT: c_ulong = 1 << 16;
+const FL_IPMODIFY: usize = 1 << 12;
+const FL_PERMANENT: usize = 1 << 16;
 
 /// A call of a hooked function, seen at its entry.
 pub(crate) struct Call<'a> {
@@ -145,22 +142,22 @@ impl Site {
             return Err(ENOENT);
         }
         // SAFETY: Any address may be asked for.
-        let fentry = unsafe { bindings::dc_ftrace_location(address) } as usize;
+        let fentry = unsafe { bindings::dc_ftrace_location(address) };
         if fentry == 0 {
             pr_err!("{}: not traceable in this kernel\n", self.name);
             return Err(ENOENT);
         }
         let entry = fentry.wrapping_add(FENTRY_SIZE);
         // SAFETY: ftrace says that the function calls `__fentry__` here, so its body begins behind.
-        unsafe { bindings::dc_original_set(self.name.as_char_ptr(), entry as c_ulong) };
+        unsafe { bindings::dc_original_set(self.name.as_char_ptr(), entry) };
         self.fentry.store(fentry, Ordering::Relaxed);
         Ok(())
     }
 
     /// Whether this is the function that a callback's `ip` belongs to.
     #[inline(always)]
-    pub(crate) fn is_at(&self, ip: c_ulong) -> bool {
-        self.fentry.load(Ordering::Relaxed) == ip as usize
+    pub(crate) fn is_at(&self, ip: usize) -> bool {
+        self.fentry.load(Ordering::Relaxed) == ip
     }
 }
 
@@ -187,8 +184,8 @@ pub(crate) trait Hook {
 #[inline(always)]
 pub(crate) unsafe fn dispatch<H: Hook>(
     site: Option<&Site>,
-    ip: c_ulong,
-    parent: c_ulong,
+    ip: usize,
+    parent: usize,
     fregs: *mut ftrace_regs,
 ) -> bool {
     if !site.is_some_and(|site| site.is_at(ip)) {
@@ -197,12 +194,9 @@ pub(crate) unsafe fn dispatch<H: Hook>(
     // SAFETY: On x86-64, `ftrace_regs` is a `pt_regs` of which ftrace has filled the argument
     // registers and `ip` (`struct __arch_ftrace_regs`), and it is the callback's own.
     let regs = unsafe { &mut *fregs.cast::<pt_regs>() };
-    let call = Call {
-        regs,
-        parent: parent as usize,
-    };
+    let call = Call { regs, parent };
     if H::takes(&call) {
-        regs.ip = H::replacement() as c_ulong;
+        regs.ip = H::replacement();
     }
     true
 }
@@ -280,7 +274,7 @@ impl Group {
         }
         let filter = || -> Result {
             for site in sites {
-                let fentry = site.fentry.load(Ordering::Relaxed) as c_ulong;
+                let fentry = site.fentry.load(Ordering::Relaxed);
                 // SAFETY: `ops` is initialised, and not registered yet.
                 to_result(unsafe { kernel::bindings::ftrace_set_filter_ip(ops, fentry, 0, 0) })?;
             }
@@ -351,9 +345,12 @@ macro_rules! hook_group {
             static SITES: [$crate::hook::Site; TARGETS.len()] =
                 [$($crate::hook::Site::new(<$hook as $crate::hook::Hook>::TARGET)),+];
 
+            /// # Safety
+            ///
+            /// For ftrace to call.
             unsafe extern "C" fn callback(
-                ip: kernel::ffi::c_ulong,
-                parent: kernel::ffi::c_ulong,
+                ip: usize,
+                parent: usize,
                 _ops: *mut kernel::bindings::ftrace_ops,
                 fregs: *mut kernel::bindings::ftrace_regs,
             ) {

@@ -131,9 +131,11 @@ fn with<R>(f: impl FnOnce(&Epoch) -> Option<R>) -> Option<R> {
 /// `None` if this CPU has none left, until the secret is replaced.
 #[inline]
 pub(crate) fn issue(flow: &Flow) -> Option<KeyField> {
-    with(|epoch| {
-        // SAFETY: Paired with `dc_cursor_put`, below.
-        let cursor = unsafe { &mut *bindings::dc_cursor_get() };
+    // The cursor first: until it is put back, no softirq can bring it into a later epoch than the
+    // one that is read here.
+    // SAFETY: Paired with `dc_cursor_put`, below.
+    let cursor = unsafe { &mut *bindings::dc_cursor_get() };
+    let key = with(|epoch| {
         if cursor.epoch != epoch.number {
             cursor.epoch = epoch.number;
             cursor.taken = 0;
@@ -142,16 +144,16 @@ pub(crate) fn issue(flow: &Flow) -> Option<KeyField> {
         if let Some(take) = take {
             cursor.taken = take.cursor;
         }
-        // SAFETY: Paired with `dc_cursor_get`; `cursor` isn't used from here on.
-        unsafe { bindings::dc_cursor_put() };
-
         if take.is_none_or(|take| take.rekey_due) {
             // SAFETY: May be called from any context, and as often as one likes.
             unsafe { bindings::dc_rekey_schedule() };
         }
         // One counter in 2^32 makes no token. Its turn is worth one fallback.
         epoch.current.issue(flow, take?.counter)
-    })
+    });
+    // SAFETY: Paired with `dc_cursor_get`; `cursor` isn't used from here on.
+    unsafe { bindings::dc_cursor_put() };
+    key
 }
 
 /// Whether this host made `key` for its end of `flow`, under this secret or the one before.

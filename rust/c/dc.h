@@ -17,7 +17,7 @@
 
 /* As net/mptcp/token.c has it; dc_layout_check() compares. */
 struct dc_token_bucket {
-	spinlock_t		lock;
+	spinlock_t		lock;	/* guards the rest */
 	int			chain_len;
 	struct hlist_nulls_head	req_chain;
 	struct hlist_nulls_head	msk_chain;
@@ -186,6 +186,16 @@ struct mptcp_subflow_context;
 struct mptcp_subflow_request_sock;
 
 /* symbols.c: finding and calling functions of the kernel */
+
+/* Never defined: the types of functions that no header of the kernel declares. */
+unsigned long dc_proto_lookup_name(const char *name);
+const char *dc_proto_btf_name(const struct btf *btf, u32 offset);
+int dc_proto_lookup_size(unsigned long addr, unsigned long *size, unsigned long *offset);
+unsigned long dc_proto_ftrace_location(unsigned long ip);
+int dc_proto_request(struct request_sock *req, const struct sock *listener,
+		     struct sk_buff *skb);
+void dc_proto_finish_connect(struct sock *ssk, const struct sk_buff *skb);
+
 int dc_symbols_init(void);
 unsigned long dc_symbol(const char *name);
 unsigned long dc_ftrace_location(unsigned long address);

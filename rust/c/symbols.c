@@ -18,16 +18,6 @@
 #include "protocol.h"
 #include "dc.h"
 
-/* Prototypes that no header has, for the types of the static calls. */
-unsigned long dc_proto_lookup_name(const char *name);
-const char *dc_proto_btf_name(const struct btf *btf, u32 offset);
-int dc_proto_lookup_size(unsigned long addr, unsigned long *size,
-			 unsigned long *offset);
-unsigned long dc_proto_ftrace_location(unsigned long ip);
-int dc_proto_request(struct request_sock *req, const struct sock *listener,
-		     struct sk_buff *skb);
-void dc_proto_finish_connect(struct sock *ssk, const struct sk_buff *skb);
-
 DEFINE_STATIC_CALL_NULL(dc_lookup_name, dc_proto_lookup_name);
 DEFINE_STATIC_CALL_NULL(dc_lookup_size, dc_proto_lookup_size);
 DEFINE_STATIC_CALL_NULL(dc_location, dc_proto_ftrace_location);

@@ -112,12 +112,13 @@ unsafe extern "C" fn syn_options(
     opts: *mut mptcp_out_options,
 ) -> bool {
     // Before the stack reads the peer's token out of the subflow.
-    // SAFETY: By this function's requirement, here and below.
+    // SAFETY: By this function's requirement.
     let joins = unsafe { dc_subflow_joins(ssk) };
+    // SAFETY: By this function's requirement.
     let written = unsafe { dc_orig_syn_options(ssk, skb, size, opts) };
-    let (Some(subflow), Some(opts), Some(netns)) =
-        (unsafe { (Subflow::of(ssk), OutOptions::new(opts), Netns::of_sock(ssk)) })
-    else {
+    // SAFETY: By this function's requirement.
+    let views = unsafe { (Subflow::of(ssk), OutOptions::new(opts), Netns::of_sock(ssk)) };
+    let (Some(subflow), Some(opts), Some(netns)) = views else {
         return written;
     };
     if !written || !subflow.is_low_overhead() {

@@ -73,8 +73,9 @@ unsafe extern "C" fn write_options(
     tp: *mut tcp_sock,
     opts: *mut mptcp_out_options,
 ) {
-    // SAFETY: By this function's requirement, here and below.
+    // SAFETY: By this function's requirement.
     let original = |ptr| unsafe { dc_orig_write_options(th, ptr, tp, opts) };
+    // SAFETY: By this function's requirement.
     let Some(opts) = (unsafe { OutOptions::new(opts) }) else {
         return;
     };
@@ -217,10 +218,11 @@ pub(crate) fn may_have_ours(mut options: &[u8]) -> bool {
 ///
 /// The arguments must be those of `mptcp_get_options()`.
 unsafe extern "C" fn get_options(skb: *const sk_buff, mp_opt: *mut mptcp_options_received) {
-    // SAFETY: By this function's requirement, here and below.
+    // SAFETY: By this function's requirement.
     unsafe { dc_orig_get_options(skb, mp_opt) };
-    let (Some(packet), Some(received)) = (unsafe { (Packet::new(skb), Received::new(mp_opt)) })
-    else {
+    // SAFETY: By this function's requirement.
+    let views = unsafe { (Packet::new(skb), Received::new(mp_opt)) };
+    let (Some(packet), Some(received)) = views else {
         return;
     };
     let _ = translate(packet, received);

@@ -2,6 +2,8 @@
 
 //! Bounded reading and writing of big-endian fields.
 
+use core::cmp::Ordering;
+
 use super::{subtype_of, Error, KIND};
 
 /// Checks that `bytes` are exactly one MPTCP option of `subtype`, with its two bytes of flags, and
@@ -19,12 +21,10 @@ pub(super) fn check_frame(bytes: &[u8], subtype: u8) -> Result<usize, Error> {
         return Err(Error::Subtype(other));
     }
     let needed = usize::from(length);
-    if got < needed {
-        Err(Error::Truncated { needed, got })
-    } else if got > needed {
-        Err(Error::Length(length))
-    } else {
-        Ok(needed)
+    match got.cmp(&needed) {
+        Ordering::Less => Err(Error::Truncated { needed, got }),
+        Ordering::Equal => Ok(needed),
+        Ordering::Greater => Err(Error::Length(length)),
     }
 }
 
