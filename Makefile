@@ -36,8 +36,8 @@ test-quick: ## the tests that take seconds, and a short run in one guest
 test-upstream: ## the kernel's own MPTCP selftests, with and without the module, larger transfers
 	@scripts/upstream --full
 
-bench: ## what the handshake costs, in guest instructions; exhaustive checks of the cipher
-	@scripts/bench
+bench: ## what handshakes and segments cost, exhaustive checks of the cipher; BENCH=syn, datapath or rc5: only that
+	@scripts/bench $(BENCH)
 
 lint: ## formatting, clippy, checkpatch, shellcheck
 	@scripts/lint

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! SYNs as bytes, and what their answers carry.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{ensure, Context, Result};
+use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+
+/// The option kind of MPTCP (RFC 8684, section 3).
+const MPTCP: u8 = 30;
+
+/// What a SYN carries besides MPTCP's option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A maximum segment size.
+    Mss,
+    /// What a Linux client sends: MSS, SACK permitted, timestamps, window scale.
+    Linux,
+}
+
+impl Form {
+    fn bytes(self) -> &'static [u8] {
+        const LINUX: &[u8] = &[
+            2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0x12, 0x34, 0x56, 0, 0, 0, 0, 1, 3, 3, 7,
+        ];
+        match self {
+            Self::Mss => &LINUX[..4],
+            Self::Linux => LINUX,
+        }
+    }
+}
+
+/// The MPTCP option of a SYN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Option_ {
+    /// None.
+    None,
+    /// MP_CAPABLE, version 1.
+    Capable,
+    /// MP_CAPABLE, version 15, without token.
+    Compact,
+    /// MP_CAPABLE, version 15, with token and random part.
+    Full,
+    /// MP_JOIN of RFC 8684, for a connection with this token.
+    Join(u32),
+}
+
+impl Option_ {
+    fn bytes(self) -> Vec<u8> {
+        // Flag H: HMAC-SHA256, the one algorithm of RFC 8684.
+        match self {
+            Self::None => vec![],
+            Self::Capable => vec![MPTCP, 4, 0x01, 0x01],
+            Self::Compact => vec![MPTCP, 4, 0x0f, 0x01],
+            Self::Full => vec![MPTCP, 12, 0x0f, 0x01, 1, 2, 3, 4, 5, 6, 7, 8],
+            Self::Join(token) => {
+                let mut bytes = vec![MPTCP, 12, 0x10, 7];
+                bytes.extend(token.to_be_bytes());
+                bytes.extend([0x9a, 0x3c, 0x71, 0x0e]);
+                bytes
+            }
+        }
+    }
+
+    /// What a server's MPTCP option begins with that took this one: length, and subtype and version (MP_CAPABLE)
+    /// or only subtype.
+    pub fn answer(self) -> Option<(u8, u8)> {
+        match self {
+            Self::None => None,
+            Self::Capable => Some((12, 0x01)),
+            Self::Compact | Self::Full => Some((12, 0x0f)),
+            Self::Join(_) => Some((16, 0x10)),
+        }
+    }
+}
+
+/// One end, as its frames name it.
+#[derive(Clone, Copy)]
+pub struct Host {
+    pub mac: [u8; 6],
+    pub addr: Ipv4Addr,
+}
+
+/// A SYN with its Ethernet header.
+pub fn syn(
+    from: Host,
+    to: Host,
+    ports: (u16, u16),
+    seq: u32,
+    form: Form,
+    option: Option_,
+) -> Result<Vec<u8>> {
+    let options = [form.bytes(), &option.bytes()].concat();
+    let builder = PacketBuilder::ethernet2(from.mac, to.mac)
+        .ipv4(from.addr.octets(), to.addr.octets(), 64)
+        .tcp(ports.0, ports.1, seq, 64240)
+        .syn()
+        .options_raw(&options)
+        .context("TCP options")?;
+    let mut frame = Vec::with_capacity(builder.size(0));
+    builder.write(&mut frame, &[])?;
+    Ok(frame)
+}
+
+/// Length and third byte of a SYN/ACK's MPTCP option, if it has one.
+pub fn answer(frame: &[u8]) -> Result<Option<(u8, u8)>> {
+    let packet = SlicedPacket::from_ethernet(frame).context("no Ethernet frame")?;
+    let Some(TransportSlice::Tcp(tcp)) = packet.transport else {
+        anyhow::bail!("the answer is not TCP");
+    };
+    ensure!(tcp.syn() && tcp.ack(), "the answer is no SYN/ACK");
+    let mut options = tcp.options();
+    loop {
+        options = match *options {
+            [MPTCP, length, third, ..] => return Ok(Some((length, third))),
+            [] | [0, ..] => return Ok(None),
+            [1, ref rest @ ..] => rest,
+            [_, length, ..] => options
+                .get(usize::from(length.max(2))..)
+                .context("an option is cut")?,
+            [_] => anyhow::bail!("an option is cut"),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: Host = Host {
+        mac: [2, 0, 0, 0, 0, 1],
+        addr: Ipv4Addr::new(192, 0, 2, 1),
+    };
+
+    #[test]
+    fn a_syn_is_whole() {
+        let frame = syn(HOST, HOST, (1, 2), 3, Form::Linux, Option_::Full).unwrap();
+        let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+        let Some(TransportSlice::Tcp(tcp)) = packet.transport else {
+            panic!("no TCP");
+        };
+        assert!(tcp.syn() && !tcp.ack());
+        assert_eq!(tcp.options()[..20], *Form::Linux.bytes());
+        assert_eq!(tcp.options()[20..], Option_::Full.bytes());
+        assert!(answer(&frame).is_err(), "a SYN is no answer");
+    }
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Counts what MPTCP handshakes and segments cost, in instructions of a guest. scripts/bench calls it.
+
+mod clock;
+mod datapath;
+mod frame;
+mod measure;
+mod net;
+mod report;
+mod syn;
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{bail, Context, Result};
+use lexopt::prelude::*;
+
+use measure::Amount;
+use report::Report;
+
+const HELP: &str = "\
+Usage: dc-bench syn|datapath [OPTION]...   in a guest of scripts/vm --icount, as root
+       dc-bench table FILE                 anywhere
+
+Counts guest instructions and prints the result as JSON; progress goes to standard error.
+
+  syn       what a SYN and its answer cost, by kind of SYN and state of the module
+  datapath  what a segment costs, by kind of connection and state of the module
+  table     prints a result as a table
+
+  --rounds=N        measure each case N times (default 6)
+  --samples=N       samples in a round (default 2000)
+  --idle=S          guest seconds of idleness before all (default 20)
+  --no-module       measure only the stock kernel
+  --note=NAME=TEXT  put this into the result's environment; may be repeated
+
+Exit status: 0, 1 if a target was missed, 2 for wrong usage or if nothing could be measured.
+";
+
+enum Request {
+    Help,
+    Table(PathBuf),
+    Bench {
+        run: fn(Amount, bool) -> Result<Report>,
+        amount: Amount,
+        module: bool,
+        notes: Vec<(String, String)>,
+    },
+}
+
+fn main() -> ExitCode {
+    match parse(std::env::args_os().skip(1)).and_then(run) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("dc-bench: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
+    let mut parser = lexopt::Parser::from_args(args);
+    let mut amount = Amount {
+        rounds: 6,
+        samples: 2000,
+        idle: 20,
+    };
+    let (mut module, mut notes) = (true, vec![]);
+    let mut words: Vec<OsString> = vec![];
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Short('h') | Long("help") => return Ok(Request::Help),
+            Long("rounds") => amount.rounds = parser.value()?.parse()?,
+            Long("samples") => amount.samples = parser.value()?.parse()?,
+            Long("idle") => amount.idle = parser.value()?.parse()?,
+            Long("no-module") => module = false,
+            Long("note") => {
+                let note = parser.value()?.string()?;
+                let (name, text) = note.split_once('=').context("--note is NAME=TEXT")?;
+                notes.push((name.to_owned(), text.to_owned()));
+            }
+            Value(word) => words.push(word),
+            _ => return Err(arg.unexpected().into()),
+        }
+    }
+    if amount.rounds == 0 || amount.samples < 4 {
+        bail!("--rounds is at least 1, --samples at least 4");
+    }
+    let run = match words.first().and_then(|word| word.to_str()) {
+        Some("table") if words.len() == 2 => return Ok(Request::Table(PathBuf::from(&words[1]))),
+        Some("syn") if words.len() == 1 => syn::run,
+        Some("datapath") if words.len() == 1 => datapath::run,
+        _ => bail!("what shall I measure? dc-bench --help lists it"),
+    };
+    Ok(Request::Bench {
+        run,
+        amount,
+        module,
+        notes,
+    })
+}
+
+/// Whether all targets were met.
+fn run(request: Request) -> Result<bool> {
+    let mut stdout = std::io::stdout();
+    match request {
+        Request::Help => {
+            stdout.write_all(HELP.as_bytes())?;
+            Ok(true)
+        }
+        Request::Table(file) => {
+            let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+            let report: Report =
+                serde_json::from_str(&text).with_context(|| file.display().to_string())?;
+            stdout.write_all(report.table().as_bytes())?;
+            Ok(report.missed.is_empty())
+        }
+        Request::Bench {
+            run,
+            amount,
+            module,
+            notes,
+        } => {
+            clock::check()?;
+            let mut report = run(amount, module)?;
+            report.environment.extend(notes);
+            serde_json::to_writer_pretty(&mut stdout, &report)?;
+            stdout.write_all(b"\n")?;
+            for missed in &report.missed {
+                eprintln!("dc-bench: target missed: {missed}");
+            }
+            Ok(report.missed.is_empty())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(args: &[&str]) -> Result<Request> {
+        parse(args.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn arguments() {
+        let Ok(Request::Bench {
+            amount,
+            module,
+            notes,
+            ..
+        }) = parsed(&["syn", "--rounds=2", "--no-module", "--note=a=b=c"])
+        else {
+            panic!()
+        };
+        assert_eq!((amount.rounds, amount.samples, module), (2, 2000, false));
+        assert_eq!(notes, [("a".to_owned(), "b=c".to_owned())]);
+        assert!(matches!(parsed(&["table", "x"]), Ok(Request::Table(_))));
+        for wrong in [
+            &[][..],
+            &["table"],
+            &["syn", "syn"],
+            &["syn", "--rounds=0"],
+            &["x"],
+        ] {
+            assert!(parsed(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

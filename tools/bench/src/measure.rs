@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Rounds of samples, and the states of the module that are compared.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::clock;
+use crate::net::{load_module, module_is_loaded, unload_module, Net};
+use crate::report::{median, Case};
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+pub struct Amount {
+    /// Rounds for each case.
+    pub rounds: usize,
+    /// Samples in a round.
+    pub samples: usize,
+    /// Guest seconds of idleness before the first.
+    pub idle: u64,
+}
+
+/// The module, and the sysctl `net.mptcp_dc.lowoverhead` of both namespaces.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It is not loaded.
+    Absent,
+    /// It was unloaded: this should cost what `Absent` does.
+    Removed,
+    /// It is loaded, with that setting.
+    Loaded(u32),
+}
+
+impl State {
+    /// Its name in reports.
+    pub fn name(self) -> String {
+        match self {
+            Self::Absent => "absent".to_owned(),
+            Self::Removed => "removed again".to_owned(),
+            Self::Loaded(mode) => format!("lowoverhead={mode}"),
+        }
+    }
+
+    /// Makes it so, and lets the guest calm down.
+    pub fn establish(self, net: &Net) -> Result<()> {
+        match self {
+            Self::Absent | Self::Removed => {
+                if module_is_loaded() {
+                    unload_module()?;
+                }
+            }
+            Self::Loaded(mode) => {
+                if !module_is_loaded() {
+                    load_module()?;
+                }
+                for netns in [&net.client, &net.server] {
+                    netns.set("mptcp_dc/lowoverhead", mode)?;
+                }
+            }
+        }
+        idle(5);
+        Ok(())
+    }
+}
+
+/// Leaves the guest alone for so many of its seconds: timers run out, RCU callbacks run.
+pub fn idle(seconds: u64) {
+    sleep(Duration::from_secs(seconds));
+}
+
+/// Measures `sample`, which is given its number, a round at a time. Between rounds the guest idles a little.
+pub fn measure(
+    state: State,
+    what: &str,
+    amount: Amount,
+    mut sample: impl FnMut(usize) -> Result<()>,
+) -> Result<Case> {
+    let mut costs = vec![0.0; amount.samples];
+    let mut rounds = Vec::with_capacity(amount.rounds);
+    let mut sum = 0.0;
+    // What is done for the first time costs more.
+    for number in 0..amount.samples / 4 {
+        sample(number)?;
+    }
+    for _ in 0..amount.rounds {
+        idle(1);
+        for (number, cost) in costs.iter_mut().enumerate() {
+            let start = clock::now();
+            let result = sample(number);
+            *cost = (clock::now() - start) as f64;
+            result?;
+        }
+        sum += costs.iter().sum::<f64>() / amount.samples as f64;
+        rounds.push(median(&mut costs));
+    }
+    let case = Case {
+        module: state.name(),
+        what: what.to_owned(),
+        rounds,
+        mean: sum / amount.rounds as f64,
+        against: None,
+        limit: None,
+    };
+    eprintln!(
+        "dc-bench: {:14} {what:44} {:8.0}  spread {:.2} %  mean {:.0}",
+        case.module,
+        case.figure(),
+        case.spread(),
+        case.mean
+    );
+    Ok(case)
+}

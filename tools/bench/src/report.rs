@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Results: what a run found, as JSON for programs and as a table for people.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+/// A run of one benchmark.
+#[derive(Serialize, Deserialize)]
+pub struct Report {
+    /// Its name.
+    pub bench: String,
+    /// What a case's figures count.
+    pub unit: String,
+    /// Where it ran, by what command: whatever tells two runs apart.
+    pub environment: BTreeMap<String, String>,
+    /// In the order of measurement.
+    pub cases: Vec<Case>,
+    /// Names of all that missed its target.
+    pub missed: Vec<String>,
+}
+
+/// One thing measured.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Case {
+    /// The state of the module, as in [`State`].
+    pub module: String,
+    /// What was done.
+    pub what: String,
+    /// The figure of each round: its median.
+    pub rounds: Vec<f64>,
+    /// The mean of all samples, interrupts and all.
+    pub mean: f64,
+    /// The case that this one is compared with, as module and what.
+    pub against: Option<(String, String)>,
+    /// The most that it may be.
+    pub limit: Option<Limit>,
+}
+
+/// A target.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub enum Limit {
+    /// So many, interrupts included.
+    Mean(f64),
+    /// So many more than what it is compared with.
+    More(f64),
+    /// So many percent more than what it is compared with.
+    Percent(f64),
+}
+
+impl Case {
+    /// The median of the rounds.
+    pub fn figure(&self) -> f64 {
+        median(&mut self.rounds.clone())
+    }
+
+    /// From the least round to the largest, in percent of the figure.
+    pub fn spread(&self) -> f64 {
+        let min = self.rounds.iter().copied().fold(f64::INFINITY, f64::min);
+        let max = self.rounds.iter().copied().fold(0.0, f64::max);
+        (max - min) / self.figure() * 100.0
+    }
+}
+
+/// The middle value.
+pub fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let upper = values.get(values.len() / 2).copied().unwrap_or(f64::NAN);
+    if values.len() % 2 == 1 {
+        return upper;
+    }
+    let lower = values.get((values.len() / 2).wrapping_sub(1)).copied();
+    (lower.unwrap_or(f64::NAN) + upper) / 2.0
+}
+
+impl Report {
+    /// An empty one, with what can be read from the system.
+    pub fn new(bench: &str, unit: &str) -> Self {
+        let read = |path: &str| {
+            fs::read_to_string(path)
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        };
+        let cpu = read("/proc/cpuinfo");
+        let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name"));
+        let cpu = cpu.unwrap_or_default().trim_start_matches([' ', '\t', ':']);
+        let environment = [
+            ("kernel", read("/proc/sys/kernel/osrelease")),
+            ("kernel build", read("/proc/sys/kernel/version")),
+            ("kernel command line", read("/proc/cmdline")),
+            ("guest CPU", cpu.to_owned()),
+        ];
+        Self {
+            bench: bench.to_owned(),
+            unit: unit.to_owned(),
+            environment: environment
+                .map(|(name, value)| (name.to_owned(), value))
+                .into(),
+            cases: vec![],
+            missed: vec![],
+        }
+    }
+
+    fn find(&self, key: &(String, String)) -> Option<&Case> {
+        let matches = |case: &&Case| case.module == key.0 && case.what == key.1;
+        self.cases.iter().find(matches)
+    }
+
+    /// The difference to what a case is compared with, absolute and in percent.
+    fn difference(&self, case: &Case) -> Option<(f64, f64)> {
+        let base = self.find(case.against.as_ref()?)?.figure();
+        let more = case.figure() - base;
+        Some((more, more / base * 100.0))
+    }
+
+    /// Decides which targets were missed.
+    pub fn judge(&mut self) {
+        let missed = self.cases.iter().filter(|case| match case.limit {
+            None => false,
+            Some(Limit::Mean(most)) => case.mean > most,
+            // What there is nothing to compare with has missed, too.
+            Some(Limit::More(most)) => self.difference(case).is_none_or(|(more, _)| more > most),
+            Some(Limit::Percent(most)) => self
+                .difference(case)
+                .is_none_or(|(_, percent)| percent > most),
+        });
+        self.missed = missed
+            .map(|case| format!("{}: {}", case.module, case.what))
+            .collect();
+    }
+
+    /// The table, in Markdown.
+    pub fn table(&self) -> String {
+        let mut text = format!(
+            "{}: {}\n\n| module | case | figure | spread | mean | compared with | difference | target |\n\
+             |---|---|---:|---:|---:|---|---:|---|\n",
+            self.bench, self.unit
+        );
+        for case in &self.cases {
+            let against = match &case.against {
+                Some((module, what)) if *module == case.module => what.clone(),
+                Some((module, what)) if *what == case.what => module.clone(),
+                Some((module, what)) => format!("{module}: {what}"),
+                None => String::new(),
+            };
+            let difference = self
+                .difference(case)
+                .map_or(String::new(), |(more, percent)| {
+                    format!("{more:+.0} ({percent:+.2} %)")
+                });
+            let name = format!("{}: {}", case.module, case.what);
+            let verdict = if self.missed.contains(&name) {
+                "MISSED"
+            } else {
+                "met"
+            };
+            let target = match case.limit {
+                None => String::new(),
+                Some(Limit::Mean(most)) => format!("mean ≤ {most:.0}: {verdict}"),
+                Some(Limit::More(most)) => format!("≤ {most:+.0}: {verdict}"),
+                Some(Limit::Percent(most)) => format!("≤ {most:+} %: {verdict}"),
+            };
+            // Writing to a String can't fail.
+            let _ = writeln!(
+                text,
+                "| {} | {} | {:.0} | {:.2} % | {:.0} | {against} | {difference} | {target} |",
+                case.module,
+                case.what,
+                case.figure(),
+                case.spread(),
+                case.mean,
+            );
+        }
+        text.push('\n');
+        for (name, value) in &self.environment {
+            let _ = writeln!(text, "- {name}: {value}");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(module: &str, figure: f64, limit: Option<Limit>) -> Case {
+        Case {
+            module: module.to_owned(),
+            what: "x".to_owned(),
+            rounds: vec![figure - 1.0, figure + 1.0, figure],
+            mean: figure,
+            against: Some(("absent".to_owned(), "x".to_owned())),
+            limit,
+        }
+    }
+
+    fn report(cases: Vec<Case>) -> Report {
+        let mut report = Report::new("test", "units");
+        report.cases = cases;
+        report.judge();
+        report
+    }
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&mut [4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(&mut []).is_nan());
+    }
+
+    #[test]
+    fn a_target_can_be_missed() {
+        let absent = case("absent", 100.0, None);
+        let percent = |figure| {
+            let loaded = case("loaded", figure, Some(Limit::Percent(1.0)));
+            report(vec![absent.clone(), loaded]).missed
+        };
+        assert!(percent(101.0).is_empty());
+        assert_eq!(percent(101.5), ["loaded: x"]);
+        let alone = report(vec![case("loaded", 1.0, Some(Limit::Percent(1.0)))]);
+        assert_eq!(alone.missed.len(), 1, "nothing to compare with");
+        let more = |most| {
+            let loaded = case("loaded", 120.0, Some(Limit::More(most)));
+            report(vec![absent.clone(), loaded]).missed
+        };
+        assert!(more(20.0).is_empty());
+        assert_eq!(more(19.0), ["loaded: x"]);
+        let absolute = |most| report(vec![case("a", 100.0, Some(Limit::Mean(most)))]).missed;
+        assert!(absolute(100.0).is_empty());
+        assert_eq!(absolute(99.0), ["a: x"]);
+    }
+
+    #[test]
+    fn the_table_shows_what_was_missed() {
+        let cases = vec![
+            case("absent", 100.0, None),
+            case("loaded", 200.0, Some(Limit::Percent(1.0))),
+        ];
+        let table = report(cases).table();
+        assert!(
+            table.contains("+100 (+100.00 %) | ≤ +1 %: MISSED |"),
+            "{table}"
+        );
+    }
+}
