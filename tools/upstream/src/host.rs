@@ -41,11 +41,7 @@ pub struct Plan {
 /// Runs the tests in each setup and reports; gives the exit status.
 pub fn run(plan: &Plan) -> Result<u8> {
     fs::create_dir_all(&plan.logs).with_context(|| plan.logs.display().to_string())?;
-    let mut sessions = all(plan)?;
-    for &setup in &plan.setups {
-        retry(plan, setup, &mut sessions)?;
-    }
-
+    let sessions = all(plan)?;
     let mut report = Report::new(io::stdout(), report::points(&plan.setups, &plan.tests))?;
     let stock = &sessions[&Setup::Stock];
     for &setup in &plan.setups {
@@ -63,7 +59,7 @@ fn all(plan: &Plan) -> Result<BTreeMap<Setup, Session>> {
     let next = AtomicUsize::new(0);
     let one_by_one = || -> Result<Vec<(Setup, Session)>> {
         iter::from_fn(|| plan.setups.get(next.fetch_add(1, Ordering::Relaxed)))
-            .map(|&setup| Ok((setup, session(plan, setup, &plan.tests, "")?)))
+            .map(|&setup| Ok((setup, session(plan, setup)?)))
             .collect()
     };
     thread::scope(|scope| {
@@ -76,46 +72,12 @@ fn all(plan: &Plan) -> Result<BTreeMap<Setup, Session>> {
     })
 }
 
-/// Runs what failed once more, alone on the machine: the scripts' own time-outs are tight for a busy one. What the
-/// first attempt showed stays with the outcome.
-fn retry(plan: &Plan, setup: Setup, sessions: &mut BTreeMap<Setup, Session>) -> Result<()> {
-    let (first, stock) = (&sessions[&setup], &sessions[&Setup::Stock]);
-    let failed: Vec<(usize, Vec<String>)> = plan
-        .tests
-        .iter()
-        .enumerate()
-        .map(|(i, test)| {
-            (
-                i,
-                report::judge(setup, test, i, first, stock, EXCEPTIONS).faults,
-            )
-        })
-        .filter(|(_, faults)| !faults.is_empty())
-        .collect();
-    if failed.is_empty() || first.vm != 0 {
-        return Ok(());
-    }
-    let tests: Vec<Test> = failed.iter().map(|&(i, _)| plan.tests[i]).collect();
-    eprintln!(
-        "upstream: {setup}: {} script(s) failed, once more",
-        tests.len()
-    );
-    let again = session(plan, setup, &tests, ".again")?;
-    if let Some(first) = sessions.get_mut(&setup) {
-        first.vm = again.vm;
-        for ((i, earlier), outcome) in failed.into_iter().zip(again.outcomes) {
-            first.outcomes[i] = Outcome { earlier, ..outcome };
-        }
-    }
-    Ok(())
-}
-
-/// Boots a guest, lets it run the tests, and gathers what it told. The log's name ends in `suffix`.
-fn session(plan: &Plan, setup: Setup, tests: &[Test], suffix: &str) -> Result<Session> {
+/// Boots a guest, lets it run the tests, and gathers what it told.
+fn session(plan: &Plan, setup: Setup) -> Result<Session> {
     let start = Instant::now();
-    let mut guest = boot(plan.full, setup, tests)?;
+    let mut guest = boot(plan, setup)?;
     let output = guest.stdout.take().context("no output")?;
-    let path = plan.logs.join(format!("{setup}{suffix}.log"));
+    let path = plan.logs.join(format!("{setup}.log"));
     let mut log = BufWriter::new(File::create(&path).with_context(|| path.display().to_string())?);
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
@@ -143,7 +105,6 @@ fn session(plan: &Plan, setup: Setup, tests: &[Test], suffix: &str) -> Result<Se
                         results: std::mem::take(&mut results),
                         status,
                         time,
-                        earlier: vec![],
                     }),
                     Some(Event::Counter { name, value }) => {
                         session.counters.insert(name, value);
@@ -153,7 +114,7 @@ fn session(plan: &Plan, setup: Setup, tests: &[Test], suffix: &str) -> Result<Se
                 last = line;
             }
             Err(RecvTimeoutError::Timeout) => {
-                let test = tests.get(session.outcomes.len());
+                let test = plan.tests.get(session.outcomes.len());
                 eprintln!(
                     "upstream: {setup}: {} s: {}: {}",
                     start.elapsed().as_secs(),
@@ -170,13 +131,15 @@ fn session(plan: &Plan, setup: Setup, tests: &[Test], suffix: &str) -> Result<Se
     Ok(session)
 }
 
-/// Starts scripts/vm with this program and the selftests in the guest.
-fn boot(full: bool, setup: Setup, tests: &[Test]) -> Result<Child> {
+/// Starts scripts/vm with this program and the selftests in the guest. Time in the guest counts instructions: the
+/// scripts' own time-outs are tight, and must not depend on how busy this machine is.
+fn boot(plan: &Plan, setup: Setup) -> Result<Child> {
     let selftests = variable("MPTCP_DC_SELFTESTS")?;
     let program = env::current_exe()?;
-    let limit = OVERHEAD + tests.iter().map(|test| test.limit).sum::<Duration>();
+    let limit = OVERHEAD + plan.tests.iter().map(|test| test.limit).sum::<Duration>();
     let mut command = Command::new(variable("MPTCP_DC_VM")?);
     command
+        .arg("--icount")
         .arg(format!("--timeout={}", limit.as_secs()))
         .arg(format!(
             "--add={}:{SELFTESTS}/net",
@@ -187,8 +150,12 @@ fn boot(full: bool, setup: Setup, tests: &[Test]) -> Result<Child> {
         .arg("--")
         .arg(format!("{SELFTESTS}/upstream"))
         .arg(format!("--in-guest={setup}"))
-        .args(full.then_some("--full"))
-        .args(tests.iter().map(|test| format!("--test={}", test.script)))
+        .args(plan.full.then_some("--full"))
+        .args(
+            plan.tests
+                .iter()
+                .map(|test| format!("--test={}", test.script)),
+        )
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     command.spawn().context("scripts/vm")

@@ -33,8 +33,7 @@ Usage: scripts/upstream [OPTION]...
 
 Runs the MPTCP selftests of the kernel's source on Debian's kernel: without the module, with the module loaded
 and idle, and with net.mptcp_dc.lowoverhead=2 in every network namespace that they make. Each subtest must have
-the same verdict every time. A script with a difference runs once more, alone; then it counts, and the first
-attempt is told beside it. Prints TAP, a line for each script in each setup.
+the same verdict every time. Prints TAP, a line for each script in each setup; any difference fails.
 
   --full         every script that the module must not disturb, with larger transfers
   --test=SCRIPT  only this script; may be repeated

@@ -21,8 +21,6 @@ pub struct Outcome {
     /// Its exit status; 124 after a time-out.
     pub status: i32,
     pub time: Duration,
-    /// What was wrong with an attempt before this one.
-    pub earlier: Vec<String>,
 }
 
 /// What became of a setup.
@@ -158,9 +156,9 @@ impl<W: Write> Report<W> {
 
 /// What is to be said of one script in one setup.
 #[derive(Debug, Default)]
-pub struct Judgement {
+struct Judgement {
     /// Any of them fails the run.
-    pub faults: Vec<String>,
+    faults: Vec<String>,
     notes: Vec<String>,
 }
 
@@ -175,7 +173,7 @@ impl Judgement {
 
 /// Judges the test with number `i`. The stock kernel must pass everything, skip nothing; the other setups must do
 /// as it did, save the exceptions, and each exception must be one.
-pub fn judge(
+fn judge(
     setup: Setup,
     test: &Test,
     i: usize,
@@ -196,11 +194,6 @@ pub fn judge(
         faults: vec![],
         notes: vec![format!("{} subtests", subtests.len())],
     };
-    let earlier = outcome.earlier.iter();
-    judgement
-        .notes
-        .extend(earlier.map(|fault| format!("first attempt: {fault}")));
-
     if setup == Setup::Stock {
         let failures = subtests
             .iter()
