@@ -6,7 +6,7 @@ needs="root kbuild-test"
 produce() {
 	local release
 	release=$(cat "$dir_kbuild_test/include/config/kernel.release")
-	cp "$dir_kbuild_test/arch/x86/boot/bzImage" "$out/kernel"
+	in_root objcopy --strip-debug "$dir_kbuild_test/vmlinux" "$out/kernel"
 	cp -r "$dir_kbuild_test/installed/lib/modules/$release" "$out/modules"
 	rm -f "$out/modules"/{build,source}
 	boot_files "$release" virtio_blk ext4 overlay

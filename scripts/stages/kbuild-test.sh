@@ -12,7 +12,7 @@ produce() {
 	cat "$tree/.config.fragment" >>"$out/.config"
 	"${make[@]}" olddefconfig
 	check_config "$tree/.config.fragment" "$out/.config"
-	"${make[@]}" bzImage modules
+	"${make[@]}" vmlinux modules
 	"${make[@]}" INSTALL_MOD_PATH="$out/installed" INSTALL_MOD_STRIP=1 modules_install
 }
 

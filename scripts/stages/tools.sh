@@ -7,16 +7,5 @@ live=yes
 
 # $out/bin/ holds the programs, $out/target/ is cargo's.
 produce() {
-	local program
-	in_root env RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release \
-		--manifest-path "$tree/tools/Cargo.toml" --workspace --bins \
-		--target x86_64-unknown-linux-gnu --target-dir "$out/target"
-	# A program that is running can be replaced, not written to.
-	mkdir -p "$out/bin"
-	for program in "$out"/target/x86_64-unknown-linux-gnu/release/*; do
-		if [ -f "$program" ] && [ -x "$program" ]; then
-			cp "$program" "$out/bin/.new"
-			mv "$out/bin/.new" "$out/bin/$(basename "$program")"
-		fi
-	done
+	build_programs --workspace
 }

@@ -227,9 +227,13 @@ fn devices(artefacts: &Artefacts, dir: &Path) -> Vec<OsString> {
 }
 
 fn kernel_arguments(options: &Options) -> String {
-    // An oops ends the guest at once (-no-reboot) rather than at the time-out.
-    let mut words =
-        vec!["console=ttyS0 ignore_loglevel printk.time=1 panic=-1 oops=panic rdinit=/init"];
+    let mut words = vec![
+        "console=ttyS0 ignore_loglevel printk.time=1 rdinit=/init",
+        // An oops ends the guest at once (-no-reboot) rather than at the time-out.
+        "panic=-1 oops=panic",
+        // A busy host may leave an emulated CPU without time for longer than these allow.
+        "no_timer_check rcupdate.rcu_cpu_stall_timeout=60 watchdog_thresh=30",
+    ];
     if options.icount {
         words.push("mitigations=off nokaslr");
     }
