@@ -70,34 +70,38 @@ fn measure_state(
     );
     idle(2);
 
-    let bulk = vec![0x5a; SEGMENT];
+    let full = vec![0x5a; SEGMENT];
+    let to_server = |bytes: &[u8]| net::transfer(&client, &server, bytes);
+    let to_client = |bytes: &[u8]| net::transfer(&server, &client, bytes);
     type Sample<'a> = Box<dyn Fn() -> Result<()> + 'a>;
-    let kinds: [(&str, Sample); 3] = [
+    let kinds: [(&str, Sample); 5] = [
         (
             "1 byte there, 1 byte back",
-            Box::new(|| {
-                net::transfer(&client, &server, b"?")?;
-                net::transfer(&server, &client, b"!")
-            }),
+            Box::new(|| to_server(b"?").and_then(|()| to_client(b"!"))),
         ),
         (
-            "a full segment to the server",
-            Box::new(|| net::transfer(&client, &server, &bulk)),
+            "a full segment there, 1 byte back",
+            Box::new(|| to_server(&full).and_then(|()| to_client(b"!"))),
         ),
         (
-            "a full segment to the client",
-            Box::new(|| net::transfer(&server, &client, &bulk)),
+            "1 byte there, a full segment back",
+            Box::new(|| to_server(b"?").and_then(|()| to_client(&full))),
+        ),
+        (
+            "2 full segments to the server",
+            Box::new(|| to_server(&full).and_then(|()| to_server(&full))),
+        ),
+        (
+            "2 full segments to the client",
+            Box::new(|| to_client(&full).and_then(|()| to_client(&full))),
         ),
     ];
     for (what, sample) in kinds {
         let before = net.client.received()? + net.server.received()?;
         let mut case = measure(state, what, amount, |_| sample())?;
-        let segments = net.client.received()? + net.server.received()? - before;
+        let frames = net.client.received()? + net.server.received()? - before;
         let samples = amount.samples * amount.rounds + amount.samples / 4;
-        eprintln!(
-            "dc-bench: {:.2} frames each",
-            segments as f64 / samples as f64
-        );
+        case.frames = Some(frames as f64 / samples as f64);
         if state != State::Absent {
             case.against = Some((State::Absent.name(), what.to_owned()));
             case.limit = Some(Limit::Percent(match state {

@@ -100,6 +100,7 @@ pub fn measure(
         what: what.to_owned(),
         rounds,
         mean: sum / amount.rounds as f64,
+        frames: None,
         against: None,
         limit: None,
     };

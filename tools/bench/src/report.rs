@@ -34,6 +34,8 @@ pub struct Case {
     pub rounds: Vec<f64>,
     /// The mean of all samples, interrupts and all.
     pub mean: f64,
+    /// Frames on the wire for each sample, if that may vary.
+    pub frames: Option<f64>,
     /// The case that this one is compared with, as module and what.
     pub against: Option<(String, String)>,
     /// The most that it may be.
@@ -136,8 +138,8 @@ impl Report {
     /// The table, in Markdown.
     pub fn table(&self) -> String {
         let mut text = format!(
-            "{}: {}\n\n| module | case | figure | spread | mean | compared with | difference | target |\n\
-             |---|---|---:|---:|---:|---|---:|---|\n",
+            "{}: {}\n\n| module | case | figure | spread | mean | frames | compared with | difference | target |\n\
+             |---|---|---:|---:|---:|---:|---|---:|---|\n",
             self.bench, self.unit
         );
         for case in &self.cases {
@@ -152,6 +154,7 @@ impl Report {
                 .map_or(String::new(), |(more, percent)| {
                     format!("{more:+.0} ({percent:+.2} %)")
                 });
+            let frames = case.frames.map_or(String::new(), |n| format!("{n:.2}"));
             let name = format!("{}: {}", case.module, case.what);
             let verdict = if self.missed.contains(&name) {
                 "MISSED"
@@ -167,7 +170,7 @@ impl Report {
             // Writing to a String can't fail.
             let _ = writeln!(
                 text,
-                "| {} | {} | {:.0} | {:.2} % | {:.0} | {against} | {difference} | {target} |",
+                "| {} | {} | {:.0} | {:.2} % | {:.0} | {frames} | {against} | {difference} | {target} |",
                 case.module,
                 case.what,
                 case.figure(),
@@ -193,6 +196,7 @@ mod tests {
             what: "x".to_owned(),
             rounds: vec![figure - 1.0, figure + 1.0, figure],
             mean: figure,
+            frames: None,
             against: Some(("absent".to_owned(), "x".to_owned())),
             limit,
         }
