@@ -107,7 +107,7 @@ fn command(test: &Test) -> Result<Command> {
     command
         .args(["--kill-after=10", &test.limit.as_secs().to_string()])
         .arg(format!("./{}", test.script))
-        .args(test.args)
+        .args(&test.args)
         .current_dir(Path::new(SELFTESTS).join("net/mptcp"))
         .env("PATH", format!("{PROGRAMS}:{path}"))
         .env("SELFTESTS_MPTCP_LIB_EXPECT_ALL_FEATURES", "1")

@@ -31,7 +31,6 @@ pub struct Plan {
     /// [`Setup::Stock`] comes first.
     pub setups: Vec<Setup>,
     pub tests: Vec<Test>,
-    pub full: bool,
     /// Guests at a time.
     pub jobs: usize,
     /// Directory for the scripts' output.
@@ -150,12 +149,7 @@ fn boot(plan: &Plan, setup: Setup) -> Result<Child> {
         .arg("--")
         .arg(format!("{SELFTESTS}/upstream"))
         .arg(format!("--in-guest={setup}"))
-        .args(plan.full.then_some("--full"))
-        .args(
-            plan.tests
-                .iter()
-                .map(|test| format!("--test={}", test.script)),
-        )
+        .args(plan.tests.iter().map(|test| format!("--test={test}")))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     command.spawn().context("scripts/vm")

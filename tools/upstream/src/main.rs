@@ -23,10 +23,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
 
 use host::Plan;
-use suite::{Setup, Test, TESTS};
+use suite::{Setup, Size};
 
 const HELP: &str = "\
 Usage: scripts/upstream [OPTION]...
@@ -35,12 +35,13 @@ Runs the MPTCP selftests of the kernel's source on Debian's kernel: without the 
 and idle, and with net.mptcp_dc.lowoverhead=2 in every network namespace that they make. Each subtest must have
 the same verdict every time. Prints TAP, a line for each script in each setup; any difference fails.
 
-  --full         every script that the module must not disturb, with larger transfers
-  --test=SCRIPT  only this script; may be repeated
-  --setup=NAME   only stock, idle or offer, after stock; may be repeated
-  --jobs=N       guests at a time (default: a CPU for each)
-  --logs=DIR     where the scripts' output goes (default: logs/upstream of the cache)
-  --list         the scripts and their arguments
+  --full           every script that the module must not disturb, with larger transfers
+  --test='SCRIPT [ARGUMENT]...'
+                   only this, of all that --list shows; may be repeated
+  --setup=NAME     only stock and this one, idle or offer
+  --jobs=N         guests at a time (default: a CPU for each)
+  --logs=DIR       where the scripts' output goes (default: logs/upstream of the cache)
+  --list           the scripts, with the arguments of a full run
 
 Exit status: 0 if all verdicts agree, 1 if not, 125 if it could not be found out.
 ";
@@ -66,13 +67,13 @@ fn main() -> ExitCode {
 fn run(args: impl Iterator<Item = OsString>) -> Result<u8> {
     use lexopt::prelude::*;
 
-    let mut full = false;
     let mut in_guest = None;
     let mut jobs = thread::available_parallelism()?.get();
     let mut list = false;
     let mut logs = None;
-    let mut scripts: Vec<String> = Vec::new();
+    let mut named: Vec<String> = Vec::new();
     let mut setups: Vec<Setup> = Vec::new();
+    let mut size = Size::Quick;
     let mut parser = lexopt::Parser::from_args(args);
     while let Some(arg) = parser.next()? {
         match arg {
@@ -80,20 +81,31 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<u8> {
                 print!("{HELP}");
                 return Ok(0);
             }
-            Long("full") => full = true,
+            Long("full") => size = Size::Full,
             Long("in-guest") => in_guest = Some(parser.value()?.parse()?),
             Long("jobs") => jobs = parser.value()?.parse()?,
             Long("list") => list = true,
             Long("logs") => logs = Some(PathBuf::from(parser.value()?)),
             Long("setup") => setups.push(parser.value()?.parse()?),
-            Long("test") => scripts.push(parser.value()?.string()?),
+            Long("test") => named.push(parser.value()?.string()?),
             _ => return Err(arg.unexpected().into()),
         }
     }
 
-    let tests = choose(full, &scripts)?;
+    let tests = if named.is_empty() {
+        suite::tests(size)
+    } else {
+        let choose = |text: &String| {
+            suite::named(text, size).with_context(|| format!("no such test: {text}; see --list"))
+        };
+        named.iter().map(choose).collect::<Result<_>>()?
+    };
     if list {
-        for test in tests {
+        for test in if named.is_empty() {
+            suite::tests(Size::Named)
+        } else {
+            tests
+        } {
             println!("{test}");
         }
         return Ok(0);
@@ -108,34 +120,9 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<u8> {
     host::run(&Plan {
         setups,
         tests,
-        full,
         jobs: jobs.max(1),
         logs: logs.map_or_else(default_logs, Ok)?,
     })
-}
-
-/// The tests of a run: those of its size, or of their number those named.
-fn choose(full: bool, scripts: &[String]) -> Result<Vec<Test>> {
-    let all: Vec<Test> = TESTS
-        .iter()
-        .filter_map(|entry| entry.test(full || !scripts.is_empty()))
-        .collect();
-    if let Some(unknown) = scripts
-        .iter()
-        .find(|script| all.iter().all(|test| test.script != **script))
-    {
-        bail!("no test '{unknown}'; --list --full names them");
-    }
-    Ok(TESTS
-        .iter()
-        .filter_map(|entry| {
-            let named = scripts.iter().any(|script| script == entry.script);
-            entry
-                .test(full)
-                .or_else(|| entry.test(named))
-                .filter(|_| scripts.is_empty() || named)
-        })
-        .collect())
 }
 
 fn default_logs() -> Result<PathBuf> {

@@ -277,7 +277,7 @@ fn differences<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::suite::TESTS;
+    use crate::suite::{named, Size};
 
     fn outcome(subtests: &[(&str, bool)]) -> Outcome {
         let mut outcome = Outcome::default();
@@ -297,8 +297,7 @@ mod tests {
             outcomes: vec![outcome.clone()],
             ..Session::default()
         };
-        let test = TESTS.iter().find(|test| test.script == "diag.sh").unwrap();
-        let test = test.test(true).unwrap();
+        let test = named("diag.sh", Size::Full).unwrap();
         judge(setup, &test, 0, &session(here), &session(stock), known).faults
     }
 
@@ -359,7 +358,7 @@ mod tests {
     #[test]
     fn the_plan_covers_what_never_ran() {
         let mut out = Vec::new();
-        let tests = [TESTS[0].test(true).unwrap()];
+        let tests = [named("pm_netlink.sh", Size::Full).unwrap()];
         let setups = [Setup::Stock];
         let none = Session::default();
         let mut report = Report::new(&mut out, points(&setups, &tests)).unwrap();

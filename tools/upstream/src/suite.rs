@@ -52,12 +52,12 @@ impl FromStr for Setup {
     }
 }
 
-/// A script of the selftests with its arguments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A script of the selftests with its arguments. As text, words are separated by blanks.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Test {
     pub script: &'static str,
-    pub args: &'static [&'static str],
-    /// A run that takes longer hangs.
+    pub args: Vec<String>,
+    /// A run that takes longer, in the guest's time, hangs.
     pub limit: Duration,
 }
 
@@ -68,26 +68,61 @@ impl fmt::Display for Test {
     }
 }
 
-/// A line of [`TESTS`].
-pub struct Entry {
-    pub script: &'static str,
-    /// Arguments of a quick run; `None`: not part of it.
-    quick: Option<&'static [&'static str]>,
-    /// Arguments of a full run.
-    full: &'static [&'static str],
-    /// For the full run, on an emulated and busy CPU.
+/// How much is run; a larger size holds the smaller ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Size {
+    /// Part of every test run.
+    Quick,
+    /// All that the module must not disturb.
+    Full,
+    /// What is run only by its name: minutes on a fast machine, an hour under emulation.
+    Named,
+}
+
+/// A script, and the runs that it belongs to.
+struct Entry {
+    script: &'static str,
+    /// The smallest run that it is part of.
+    size: Size,
+    quick: &'static str,
+    full: &'static str,
     limit: Duration,
 }
 
 impl Entry {
-    pub fn test(&self, full: bool) -> Option<Test> {
-        let args = if full { Some(self.full) } else { self.quick };
-        args.map(|args| Test {
-            script: self.script,
-            args,
-            limit: self.limit,
-        })
+    fn test(&self, size: Size) -> Test {
+        let args = if size == Size::Quick {
+            self.quick
+        } else {
+            self.full
+        };
+        self.with(args.split_ascii_whitespace())
     }
+
+    fn with<'a>(&self, args: impl Iterator<Item = &'a str>) -> Test {
+        Test {
+            script: self.script,
+            args: args.map(str::to_owned).collect(),
+            limit: self.limit,
+        }
+    }
+}
+
+/// The tests of a run of this size.
+pub fn tests(size: Size) -> Vec<Test> {
+    let entries = ENTRIES.iter().filter(|entry| entry.size <= size);
+    entries.map(|entry| entry.test(size)).collect()
+}
+
+/// One test from `SCRIPT [ARGUMENT]...`; without arguments, those that it has in a run of this size.
+pub fn named(text: &str, size: Size) -> Option<Test> {
+    let mut words = text.split_ascii_whitespace().peekable();
+    let script = words.next()?;
+    let entry = ENTRIES.iter().find(|entry| entry.script == script)?;
+    Some(match words.peek() {
+        Some(_) => entry.with(words),
+        None => entry.test(entry.size.max(size)),
+    })
 }
 
 const fn minutes(n: u64) -> Duration {
@@ -96,61 +131,39 @@ const fn minutes(n: u64) -> Duration {
 
 // mptcp_connect.sh draws delay, loss, offloads and sizes at random unless told. Told, so that runs differ in
 // nothing but the module; with reordering and loss in the full run.
-const CONNECT_QUICK: &[&str] = &["-f", "16384", "-d", "0", "-l", "0%", "-r", "0", "-e", "tso"];
-const CONNECT_FULL: &[&str] = &[
-    "-f", "1048576", "-d", "10", "-l", "0.5%", "-r", "95% 50%", "-e", "tso",
-];
+const CONNECT_QUICK: &str = "-f 16384 -d 0 -l 0% -r 0 -e tso";
+const CONNECT_FULL: &str = "-f 1048576 -d 10 -l 0.5% -r 95% -e tso";
 
-/// Every script that the module must not disturb.
-pub const TESTS: &[Entry] = &[
+const fn entry(script: &'static str, size: Size, limit: Duration) -> Entry {
     Entry {
-        script: "pm_netlink.sh",
-        quick: Some(&[]),
-        full: &[],
-        limit: minutes(3),
-    },
+        script,
+        size,
+        quick: "",
+        full: "",
+        limit,
+    }
+}
+
+const fn connect(script: &'static str, size: Size) -> Entry {
     Entry {
-        script: "diag.sh",
-        quick: Some(&[]),
-        full: &[],
-        limit: minutes(6),
-    },
-    Entry {
-        script: "mptcp_sockopt.sh",
-        quick: Some(&[]),
-        full: &[],
-        limit: minutes(5),
-    },
-    Entry {
-        script: "mptcp_connect.sh",
-        quick: Some(CONNECT_QUICK),
+        quick: CONNECT_QUICK,
         full: CONNECT_FULL,
-        limit: minutes(30),
-    },
-    Entry {
-        script: "mptcp_connect_checksum.sh",
-        quick: None,
-        full: CONNECT_FULL,
-        limit: minutes(30),
-    },
-    Entry {
-        script: "mptcp_connect_mmap.sh",
-        quick: None,
-        full: CONNECT_FULL,
-        limit: minutes(30),
-    },
-    Entry {
-        script: "mptcp_connect_sendfile.sh",
-        quick: None,
-        full: CONNECT_FULL,
-        limit: minutes(30),
-    },
-    Entry {
-        script: "mptcp_connect_splice.sh",
-        quick: None,
-        full: CONNECT_FULL,
-        limit: minutes(30),
-    },
+        ..entry(script, size, minutes(30))
+    }
+}
+
+const ENTRIES: &[Entry] = &[
+    entry("pm_netlink.sh", Size::Quick, minutes(3)),
+    entry("diag.sh", Size::Quick, minutes(6)),
+    entry("mptcp_sockopt.sh", Size::Quick, minutes(5)),
+    connect("mptcp_connect.sh", Size::Quick),
+    connect("mptcp_connect_checksum.sh", Size::Full),
+    connect("mptcp_connect_mmap.sh", Size::Full),
+    connect("mptcp_connect_sendfile.sh", Size::Full),
+    connect("mptcp_connect_splice.sh", Size::Full),
+    entry("userspace_pm.sh", Size::Named, minutes(10)),
+    entry("simult_flows.sh", Size::Named, minutes(20)),
+    entry("mptcp_join.sh", Size::Named, minutes(90)),
 ];
 
 /// A subtest whose verdict differs from the stock kernel's, and should.
@@ -164,3 +177,32 @@ pub struct Exception {
 
 /// An entry that no longer holds fails the run: the list can only shrink unnoticed by being edited.
 pub const EXCEPTIONS: &[Exception] = &[];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_survives_being_passed_to_the_guest() {
+        for size in [Size::Quick, Size::Full, Size::Named] {
+            for test in tests(size) {
+                assert_eq!(named(&test.to_string(), Size::Quick), Some(test));
+            }
+        }
+    }
+
+    #[test]
+    fn a_named_test_has_the_arguments_of_its_size() {
+        let args = |text, size| named(text, size).map(|test| test.args.join(" "));
+        assert_eq!(
+            args("mptcp_connect.sh", Size::Quick).as_deref(),
+            Some(CONNECT_QUICK)
+        );
+        assert_eq!(
+            args("mptcp_connect_mmap.sh", Size::Quick).as_deref(),
+            Some(CONNECT_FULL)
+        );
+        assert_eq!(args("mptcp_join.sh -f", Size::Quick).as_deref(), Some("-f"));
+        assert_eq!(args("join.sh", Size::Full), None);
+    }
+}
