@@ -37,7 +37,7 @@ mod server;
 mod wire;
 
 #[cfg(CONFIG_KUNIT = "y")]
-pub(crate) use wire::may_have_ours;
+pub(crate) use wire::ours;
 
 use core::sync::atomic::{
     AtomicUsize,

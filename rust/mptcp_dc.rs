@@ -5,6 +5,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`hook`] | redirecting functions of the kernel |
+//! | [`bh`] | evidence that softirqs are disabled |
 //! | [`stack`] | views of the MPTCP stack's objects |
 //! | [`secret`] | where tokens and random parts come from |
 //! | [`handshake`] | the low-overhead MP_CAPABLE handshake |
@@ -13,6 +14,7 @@
 //! | `proto` | the protocol, a crate with no kernel in it |
 //! | `rust/c` | what only C can say |
 
+mod bh;
 mod bindings;
 mod handshake;
 mod hook;

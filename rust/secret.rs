@@ -17,10 +17,7 @@ use core::sync::atomic::{
 };
 
 use kernel::prelude::*;
-use kernel::sync::{
-    rcu,
-    Arc, //
-};
+use kernel::sync::Arc;
 use proto::key::KeyField;
 use proto::nonce::Flow;
 use proto::secret::Secret;
@@ -29,6 +26,7 @@ use proto::token::{
     Slices, //
 };
 
+use crate::bh::BhDisabled;
 use crate::bindings;
 
 /// The secrets in force, from one replacement to the next.
@@ -118,53 +116,50 @@ pub(crate) extern "C" fn dc_rekey() {
     }
 }
 
-/// Runs `f` on the epoch.
-#[inline]
-fn with<R>(f: impl FnOnce(&Epoch) -> Option<R>) -> Option<R> {
-    let _guard = rcu::read_lock();
-    // SAFETY: By `EPOCH`'s invariant; under the RCU read lock it isn't freed.
-    f(unsafe { EPOCH.load(Ordering::Acquire).as_ref() }?)
+/// The epoch in force.
+#[inline(always)]
+fn epoch(_bh: &BhDisabled) -> Option<&Epoch> {
+    // SAFETY: By `EPOCH`'s invariant. Disabled softirqs are an RCU read side, and the lifetime is
+    // theirs, so it isn't freed.
+    unsafe { EPOCH.load(Ordering::Acquire).as_ref() }
 }
 
 /// Makes a key field for this host's end of `flow`, from the next counter of this CPU.
 ///
 /// `None` if this CPU has none left, until the secret is replaced.
 #[inline]
-pub(crate) fn issue(flow: &Flow) -> Option<KeyField> {
-    // The cursor first: until it is put back, no softirq can bring it into a later epoch than the
-    // one that is read here.
-    // SAFETY: Paired with `dc_cursor_put`, below.
-    let cursor = unsafe { &mut *bindings::dc_cursor_get() };
-    let key = with(|epoch| {
-        if cursor.epoch != epoch.number {
-            cursor.epoch = epoch.number;
-            cursor.taken = 0;
-        }
-        let take = epoch.slices.next(cursor.slice, cursor.taken);
-        if let Some(take) = take {
-            cursor.taken = take.cursor;
-        }
-        if take.is_none_or(|take| take.rekey_due) {
-            // SAFETY: May be called from any context, and as often as one likes.
-            unsafe { bindings::dc_rekey_schedule() };
-        }
-        // One counter in 2^32 makes no token. Its turn is worth one fallback.
-        epoch.current.issue(flow, take?.counter)
-    });
-    // SAFETY: Paired with `dc_cursor_get`; `cursor` isn't used from here on.
-    unsafe { bindings::dc_cursor_put() };
-    key
+pub(crate) fn issue(flow: &Flow, bh: &BhDisabled) -> Option<KeyField> {
+    let epoch = epoch(bh)?;
+    // SAFETY: With softirqs disabled the cursor is ours. Nobody can bring it into a later epoch
+    // than the one just read.
+    let cursor = unsafe { &mut *bindings::dc_cursor_here() };
+    if cursor.epoch != epoch.number {
+        cursor.epoch = epoch.number;
+        cursor.taken = 0;
+    }
+    let take = epoch.slices.next(cursor.slice, cursor.taken);
+    if take.is_none_or(|take| take.rekey_due) {
+        // SAFETY: May be called from any context, and as often as one likes.
+        unsafe { bindings::dc_rekey_schedule() };
+    }
+    let take = take?;
+    cursor.taken = take.cursor;
+    // One counter in 2^32 makes no token. Its turn is worth one fallback.
+    epoch.current.issue(flow, take.counter)
 }
 
 /// Whether this host made `key` for its end of `flow`, under this secret or the one before.
-pub(crate) fn verify(flow: &Flow, key: KeyField) -> bool {
-    with(|epoch| {
-        if let Some(counter) = epoch.current.verify(flow, key) {
-            let Place { slice, offset } = epoch.slices.place(counter);
-            // SAFETY: Any number may be asked for.
-            return Some(offset < unsafe { bindings::dc_cursor_of(slice, epoch.number) });
-        }
-        Some(epoch.previous.as_ref()?.verify(flow, key).is_some())
-    })
-    .unwrap_or(false)
+pub(crate) fn verify(flow: &Flow, key: KeyField, bh: &BhDisabled) -> bool {
+    let Some(epoch) = epoch(bh) else {
+        return false;
+    };
+    if let Some(counter) = epoch.current.verify(flow, key) {
+        let Place { slice, offset } = epoch.slices.place(counter);
+        // SAFETY: Any number may be asked for.
+        return offset < unsafe { bindings::dc_cursor_of(slice, epoch.number) };
+    }
+    epoch
+        .previous
+        .as_ref()
+        .is_some_and(|previous| previous.verify(flow, key).is_some())
 }

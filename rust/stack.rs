@@ -19,6 +19,7 @@ use proto::nonce::{
 };
 use proto::option::Segment;
 
+use crate::bh::BhDisabled;
 use crate::bindings::*;
 
 /// Typed access to fields of the structure behind a view.
@@ -192,6 +193,8 @@ impl OutOptions {
         backup / set_backup: u8 = DC_OFF_mptcp_out_options__backup;
         /// Token of an MP_JOIN.
         token / set_token: u32 = DC_OFF_mptcp_out_options__token;
+        /// Sender's key of an MP_CAPABLE.
+        sndr_key / set_sndr_key: u64 = DC_OFF_mptcp_out_options__sndr_key;
     }
 
     /// Any MP_JOIN.
@@ -370,10 +373,20 @@ impl Netns {
         unsafe { (&raw const (*self.0.as_ptr()).lowoverhead).read_volatile() }
     }
 
-    /// Whether servers here accept low-overhead connections: `lowoverhead` is 1 or 2.
+    /// That of a listener which serves our MP_CAPABLE, or (`join`) MP_JOIN: `lowoverhead` is 1 or 2,
+    /// and the stack would look at the option.
+    ///
+    /// # Safety
+    ///
+    /// `listener` must be a live MPTCP listener.
     #[inline]
-    pub(crate) fn accepts(&self) -> bool {
-        self.mode() >= 1
+    pub(crate) unsafe fn of_listener(
+        listener: *const sock,
+        join: bool,
+        _bh: &BhDisabled,
+    ) -> Option<Self> {
+        // SAFETY: By this function's requirement; softirqs are disabled.
+        NonNull::new(unsafe { dc_listener_netns(listener, join) }).map(Self)
     }
 
     /// Whether clients here offer low overhead: `lowoverhead` is 2.
@@ -394,6 +407,27 @@ impl Netns {
     pub(crate) fn cookie(&self) -> u64 {
         // SAFETY: By the type's invariant; it never changes.
         unsafe { (*self.0.as_ptr()).cookie }
+    }
+
+    /// Counts an MP_CAPABLE SYN to `listener`, for the stack, too.
+    ///
+    /// # Safety
+    ///
+    /// `listener` must be a live socket of this namespace.
+    #[inline]
+    pub(crate) unsafe fn count_syn(&self, listener: *const sock, counter: dc_counter) {
+        // SAFETY: By this function's requirement and the type's invariant.
+        unsafe { dc_count_syn(listener, self.0.as_ptr(), counter) }
+    }
+
+    /// Counts a fallback for want of a token, for the stack, too.
+    ///
+    /// # Safety
+    ///
+    /// `sk` must be a live socket of this namespace.
+    pub(crate) unsafe fn count_fallback(&self, sk: *const sock) {
+        // SAFETY: By this function's requirement and the type's invariant.
+        unsafe { dc_count_fallback(self.0.as_ptr(), dc_sock_net(sk)) }
     }
 
     /// Counts an event.

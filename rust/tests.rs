@@ -38,6 +38,7 @@ mod secret_tests {
         Flow, //
     };
 
+    use crate::bh::BhGuard;
     use crate::bindings;
     use crate::secret;
 
@@ -52,11 +53,11 @@ mod secret_tests {
     #[test]
     fn a_pair_is_known_to_the_connection_it_was_issued_to() {
         for port in 1000..1100 {
-            let key = secret::issue(&flow(port));
+            let key = secret::issue(&flow(port), &BhGuard::new());
             assert!(key.is_some());
             let Some(key) = key else { return };
-            assert!(secret::verify(&flow(port), key));
-            assert!(!secret::verify(&flow(port + 1), key));
+            assert!(secret::verify(&flow(port), key, &BhGuard::new()));
+            assert!(!secret::verify(&flow(port + 1), key, &BhGuard::new()));
         }
     }
 
@@ -64,7 +65,7 @@ mod secret_tests {
     fn tokens_in_a_row_differ() {
         let mut last = 0;
         for _ in 0..1000 {
-            let token = secret::issue(&flow(1)).map_or(0, |key| key.token().get());
+            let token = secret::issue(&flow(1), &BhGuard::new()).map_or(0, |key| key.token().get());
             assert!(token != 0);
             assert!(token != last);
             last = token;
@@ -73,16 +74,16 @@ mod secret_tests {
 
     #[test]
     fn a_pair_outlives_one_new_secret_and_not_two() {
-        let Some(key) = secret::issue(&flow(7)) else {
+        let Some(key) = secret::issue(&flow(7), &BhGuard::new()) else {
             assert!(false);
             return;
         };
         secret::dc_rekey();
-        assert!(secret::verify(&flow(7), key));
+        assert!(secret::verify(&flow(7), key, &BhGuard::new()));
         secret::dc_rekey();
-        assert!(!secret::verify(&flow(7), key));
+        assert!(!secret::verify(&flow(7), key, &BhGuard::new()));
         // The CPU's cursor begins anew.
-        assert!(secret::issue(&flow(7)).is_some());
+        assert!(secret::issue(&flow(7), &BhGuard::new()).is_some());
     }
 
     #[test]
@@ -109,7 +110,11 @@ mod layout_tests {
 /// What the hooks on every segment let pass.
 #[kunit_tests(mptcp_dc_wire)]
 mod wire_tests {
-    use crate::handshake::may_have_ours;
+    use crate::handshake::ours;
+
+    fn has_ours(options: &[u8]) -> bool {
+        ours(options).is_some()
+    }
 
     #[test]
     fn only_mp_capable_of_version_15_is_looked_at() {
@@ -127,8 +132,24 @@ mod wire_tests {
             (&[2, 200, 0, 0, 30, 4, 0x0f, 1], false),
         ];
         for (options, expected) in cases {
-            assert_eq!(may_have_ours(options), expected);
+            assert_eq!(has_ours(options), expected);
         }
+    }
+
+    #[test]
+    fn a_syn_as_linux_sends_it_changes_nothing() {
+        let syn = |option: [u8; 4]| {
+            let mut bytes = [
+                2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7, 0, 0, 0, 0,
+            ];
+            if let Some(end) = bytes.last_chunk_mut() {
+                *end = option;
+            }
+            bytes
+        };
+        assert!(has_ours(&syn([30, 4, 0x0f, 1])));
+        assert!(!has_ours(&syn([30, 4, 0x01, 1])));
+        assert!(!has_ours(&syn([1, 1, 1, 0])));
     }
 
     #[test]
@@ -137,7 +158,7 @@ mod wire_tests {
         let dss = [
             1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 30, 8, 0x20, 1, 0, 0, 0, 1,
         ];
-        assert!(may_have_ours(&ours));
-        assert!(!may_have_ours(&dss));
+        assert!(has_ours(&ours));
+        assert!(!has_ours(&dss));
     }
 }

@@ -35,6 +35,7 @@ struct dc_token_bucket {
 	X(sk_buff, transport_header)				\
 	X(sk_buff, network_header)				\
 	X(mptcp_out_options, suboptions)			\
+	X(mptcp_out_options, sndr_key)				\
 	X(mptcp_out_options, join_id)				\
 	X(mptcp_out_options, backup)				\
 	X(mptcp_out_options, token)				\
@@ -105,6 +106,8 @@ struct dc_token_bucket {
 	X(mptcp_subflow_request_sock, csum_reqd)		\
 	X(mptcp_subflow_request_sock, allow_join_id0)		\
 	X(mptcp_options_received, backup)			\
+	X(mptcp_out_options, csum_reqd)			\
+	X(mptcp_out_options, allow_join_id0)			\
 	X(mptcp_options_received, use_map)			\
 	X(mptcp_options_received, dsn64)			\
 	X(mptcp_options_received, mpc_map)			\
@@ -238,9 +241,9 @@ bool dc_token_add_request(struct request_sock *req);
 bool dc_token_add_connect(struct sock *ssk);
 struct dc_netns *dc_token_owner(u32 token, u64 local_key, const struct tcphdr *th);
 void dc_token_release(struct sock *ssk);
-struct dc_cursor *dc_cursor_get(void);
-void dc_cursor_put(void);
-const struct dc_cursor *dc_cursor_peek(void);
+struct dc_cursor *dc_cursor_here(void);
+void dc_bh_disable(void);
+void dc_bh_enable(void);
 void dc_rekey_schedule(void);
 void dc_rekey_cancel(void);
 void dc_rekey(void);				/* in Rust */
@@ -253,21 +256,22 @@ void dc_netns_open(void);
 void dc_netns_close(void);
 void dc_netns_exit(void);
 struct dc_netns *dc_netns_of(const struct net *net);
+struct dc_netns *dc_netns_of_bh(const struct net *net);
 struct net *dc_sock_net(const struct sock *sk);
 void dc_count(struct dc_netns *ns, enum dc_counter counter);
-void dc_mib_inc(struct net *net, int field);
+void dc_count_syn(const struct sock *listener, struct dc_netns *ns, enum dc_counter counter);
+void dc_count_fallback(struct dc_netns *ns, struct net *net);
 int dc_lowoverhead_changed(bool on);		/* in Rust */
 
 /* stack.c: bit fields and inline functions of the stack's objects */
-bool dc_listener_serves(const struct sock *listener);
-bool dc_listener_joins(const struct sock *listener);
-bool dc_request_syncookie(const struct request_sock *req);
+struct dc_netns *dc_listener_netns(const struct sock *listener, bool join);
 void dc_request_init(struct request_sock *req, const struct sock *listener);
-void dc_request_capable(struct request_sock *req, u32 ssn_offset);
+bool dc_request_accept(struct request_sock *req, const struct sk_buff *skb);
+bool dc_request_accept_cookie(struct request_sock *req, const struct sk_buff *skb);
 bool dc_request_is_capable(const struct request_sock *req);
 bool dc_subflow_awaits_synack(const struct sock *ssk);
 bool dc_fastopen_requested(const struct sock *ssk);
-u32 dc_skb_seq(const struct sk_buff *skb);
+u8 dc_out_flags(const struct mptcp_out_options *opts);
 void dc_received_capable(struct mptcp_options_received *mp_opt, u16 suboption,
 			 bool checksum, bool deny_join);
 void dc_received_mapping(struct mptcp_options_received *mp_opt);

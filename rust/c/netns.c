@@ -23,6 +23,12 @@ struct dc_netns *dc_netns_of(const struct net *net)
 	return net_generic(net, dc_netns_id);
 }
 
+/* The same with softirqs disabled, which makes the caller an RCU reader. */
+struct dc_netns *dc_netns_of_bh(const struct net *net)
+{
+	return rcu_dereference_raw(net->gen)->ptr[dc_netns_id];
+}
+
 struct net *dc_sock_net(const struct sock *sk)
 {
 	return sock_net(sk);
@@ -34,9 +40,18 @@ void dc_count(struct dc_netns *ns, enum dc_counter counter)
 		this_cpu_inc(ns->counters->value[counter]);
 }
 
-void dc_mib_inc(struct net *net, int field)
+/* A SYN with MP_CAPABLE of ours, in the stack's statistics, too. */
+void dc_count_syn(const struct sock *listener, struct dc_netns *ns, enum dc_counter counter)
 {
-	MPTCP_INC_STATS(net, field);
+	MPTCP_INC_STATS(sock_net(listener), MPTCP_MIB_MPCAPABLEPASSIVE);
+	this_cpu_inc(ns->counters->value[counter]);
+}
+
+/* No token was free, in the stack's statistics, too. */
+void dc_count_fallback(struct dc_netns *ns, struct net *net)
+{
+	MPTCP_INC_STATS(net, MPTCP_MIB_TOKENFALLBACKINIT);
+	dc_count(ns, DC_COUNT_TOKEN_FALLBACK);
 }
 
 static const char * const dc_counter_names[DC_COUNT_NR] = {

@@ -5,27 +5,22 @@
 #include "dc.h"
 
 /*
- * Does the stack give an MP_CAPABLE SYN to this listener a key? (Else it
- * resets or falls back: subflow_check_req().)
+ * The namespace of a listener that serves our MP_CAPABLE or (@join) MP_JOIN; NULL
+ * if it doesn't. The stack then resets or falls back: subflow_check_req().
  */
-bool dc_listener_serves(const struct sock *listener)
+struct dc_netns *dc_listener_netns(const struct sock *listener, bool join)
 {
-	return dc_listener_joins(listener) && !mptcp_subflow_ctx(listener)->pm_listener;
-}
+	const struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(listener);
+	struct dc_netns *ns;
 
-/* Does the stack look at an MP_JOIN to this listener? */
-bool dc_listener_joins(const struct sock *listener)
-{
 #ifdef CONFIG_TCP_MD5SIG
 	if (rcu_access_pointer(tcp_sk(listener)->md5sig_info))
-		return false;
+		return NULL;
 #endif
-	return mptcp_subflow_ctx(listener)->request_mptcp;
-}
-
-bool dc_request_syncookie(const struct request_sock *req)
-{
-	return req->syncookie;
+	if (!subflow->request_mptcp || (subflow->pm_listener && !join))
+		return NULL;
+	ns = dc_netns_of_bh(sock_net(listener));
+	return READ_ONCE(ns->lowoverhead) ? ns : NULL;
 }
 
 /* subflow_init_req() */
@@ -41,12 +36,31 @@ void dc_request_init(struct request_sock *req, const struct sock *listener)
 	mptcp_token_init_request(req);
 }
 
-void dc_request_capable(struct request_sock *req, u32 ssn_offset)
+/*
+ * Makes @req an MP_CAPABLE one with the token that it has, unless that is busy or
+ * its bucket full. With SYN cookies nothing is kept, so nothing is reserved.
+ */
+bool dc_request_accept(struct request_sock *req, const struct sk_buff *skb)
 {
 	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
 
-	subflow_req->ssn_offset = ssn_offset;
+	if (req->syncookie ? dc_token_exists(subflow_req->token) : !dc_token_add_request(req))
+		return false;
+	subflow_req->ssn_offset = TCP_SKB_CB(skb)->seq;
 	subflow_req->mp_capable = 1;
+	return true;
+}
+
+/* The same for the ACK of a SYN cookie. */
+bool dc_request_accept_cookie(struct request_sock *req, const struct sk_buff *skb)
+{
+	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+
+	if (!dc_token_add_request(req))
+		return false;
+	subflow_req->ssn_offset = TCP_SKB_CB(skb)->seq - 1;
+	subflow_req->mp_capable = 1;
+	return true;
 }
 
 bool dc_request_is_capable(const struct request_sock *req)
@@ -68,9 +82,11 @@ bool dc_fastopen_requested(const struct sock *ssk)
 	return tcp_sk(ssk)->fastopen_req;
 }
 
-u32 dc_skb_seq(const struct sk_buff *skb)
+/* The flags that the stack gives an MP_CAPABLE of its own: mptcp_write_options() */
+u8 dc_out_flags(const struct mptcp_out_options *opts)
 {
-	return TCP_SKB_CB(skb)->seq;
+	return MPTCP_CAP_HMAC_SHA256 | (opts->csum_reqd ? MPTCP_CAP_CHECKSUM_REQD : 0) |
+	       (opts->allow_join_id0 ? 0 : MPTCP_CAP_DENY_JOIN_ID0);
 }
 
 /*

@@ -183,22 +183,20 @@ unlock:
 	return ns;
 }
 
-/* This CPU's cursor; nobody else touches it until dc_cursor_put(). */
-struct dc_cursor *dc_cursor_get(void)
-{
-	local_bh_disable();
-	return this_cpu_ptr(&dc_cursors);
-}
-
-void dc_cursor_put(void)
-{
-	local_bh_enable();
-}
-
-/* This CPU's cursor, for whoever only asks whether something is under way here. */
-const struct dc_cursor *dc_cursor_peek(void)
+/* This CPU's cursor. With softirqs disabled, nobody else touches it. */
+struct dc_cursor *dc_cursor_here(void)
 {
 	return raw_cpu_ptr(&dc_cursors);
+}
+
+void dc_bh_disable(void)
+{
+	local_bh_disable();
+}
+
+void dc_bh_enable(void)
+{
+	local_bh_enable();
 }
 
 /* How many counters @cpu has taken in @epoch. Another CPU's answer may be old. */

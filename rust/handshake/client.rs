@@ -23,6 +23,7 @@ use proto::option::{
 };
 
 use super::join::with_packet;
+use crate::bh::BhGuard;
 use crate::bindings::*;
 use crate::hook::{
     Call,
@@ -71,8 +72,9 @@ unsafe extern "C" fn token_new_connect(ssk: *mut sock) -> c_int {
     };
     let flow = Flow::v4(netns.cookie(), end, end);
 
+    let bh = BhGuard::new();
     for _ in 0..TOKEN_TRIES {
-        let Some(key) = secret::issue(&flow) else {
+        let Some(key) = secret::issue(&flow, &bh) else {
             break;
         };
         subflow.set_key_field(key);

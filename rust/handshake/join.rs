@@ -17,6 +17,10 @@ use proto::option::mp_join::{
 };
 use proto::option::Segment;
 
+use crate::bh::{
+    BhDisabled,
+    BhGuard, //
+};
 use crate::bindings::*;
 use crate::hook::{
     Call,
@@ -56,10 +60,11 @@ pub(super) unsafe fn with_packet<R>(
     original: impl FnOnce() -> R,
 ) -> R {
     let (local_key, remote_key) = keys.unwrap_or((0, 0));
-    // SAFETY: Paired with `dc_cursor_put` below. Until then nothing else on this CPU looks at these
-    // fields but what `original` calls.
-    let cursor = unsafe { dc_cursor_get() };
-    // SAFETY: As above.
+    let bh = BhGuard::new();
+    // SAFETY: Any CPU has one.
+    let cursor = unsafe { dc_cursor_here() };
+    // SAFETY: Until softirqs are enabled again, nothing on this CPU looks at these fields but what
+    // `original` calls.
     unsafe {
         (&raw mut (*cursor).local_key).write(local_key);
         (&raw mut (*cursor).remote_key).write(remote_key);
@@ -71,8 +76,8 @@ pub(super) unsafe fn with_packet<R>(
         (&raw mut (*cursor).packet).write(null());
         (&raw mut (*cursor).local_key).write(0);
         (&raw mut (*cursor).remote_key).write(0);
-        dc_cursor_put();
     }
+    drop(bh);
     result
 }
 
@@ -80,7 +85,7 @@ pub(super) unsafe fn with_packet<R>(
 pub(super) fn is_expected(packet: Packet) -> bool {
     // SAFETY: If it is, nothing else on this CPU changes the field; if not, any answer but a match
     // will do, and no other CPU handles this packet.
-    let expected = unsafe { (&raw const (*dc_cursor_peek()).packet).read_volatile() };
+    let expected = unsafe { (&raw const (*dc_cursor_here()).packet).read_volatile() };
     core::ptr::eq(expected, packet.raw())
 }
 
@@ -96,7 +101,7 @@ impl Hook for HmacSha {
 
         // SAFETY: As in `is_expected`: where the keys match, it is the join under way here.
         let (local, remote) = unsafe {
-            let cursor = dc_cursor_peek();
+            let cursor = dc_cursor_here();
             (
                 (&raw const (*cursor).local_key).read_volatile(),
                 (&raw const (*cursor).remote_key).read_volatile(),
@@ -185,15 +190,17 @@ unsafe extern "C" fn syn_recv_sock(
 ///
 /// # Safety
 ///
-/// The arguments must be those of `subflow_check_req()`, of a listener that has MPTCP.
+/// The arguments must be those of `subflow_check_req()`; `options` are the packet's.
 pub(super) unsafe fn take_syn(
     req: *mut request_sock,
     listener: *const sock,
     skb: *mut sk_buff,
-    packet: Packet,
-    netns: Netns,
+    options: &[u8],
+    bh: &BhDisabled,
 ) -> Option<c_int> {
-    let join = token_of(find(packet.options(), Segment::Syn))?;
+    let join = token_of(find(options, Segment::Syn))?;
+    // SAFETY: By this function's requirement.
+    let netns = unsafe { Netns::of_listener(listener, true, bh) }?;
     netns.count(DC_COUNT_JOIN_SYN_RX);
     // SAFETY: By this function's requirement.
     Some(unsafe { dc_join_syn(req, listener, skb, &join) })
@@ -204,15 +211,17 @@ pub(super) unsafe fn take_syn(
 ///
 /// # Safety
 ///
-/// The arguments must be those of `mptcp_subflow_init_cookie_req()`, of a listener that has MPTCP.
+/// The arguments must be those of `mptcp_subflow_init_cookie_req()`.
 pub(super) unsafe fn take_cookie_ack(
     req: *mut request_sock,
     listener: *const sock,
     skb: *mut sk_buff,
     packet: Packet,
-    netns: Netns,
+    bh: &BhDisabled,
 ) -> Option<c_int> {
     let join = token_of(find(packet.options(), packet.segment()))?;
+    // SAFETY: By this function's requirement.
+    let netns = unsafe { Netns::of_listener(listener, true, bh) }?;
     netns.count(DC_COUNT_JOIN_COOKIE_ACK_RX);
     // SAFETY: By this function's requirement.
     unsafe {

@@ -17,16 +17,19 @@ use proto::negotiate::{
     Refusal, //
 };
 use proto::option::mp_capable::{
-    find,
     Body,
+    MpCapableRepr,
     Received as Option_, //
 };
 use proto::option::{
+    mp_capable,
     mp_join,
     Segment, //
 };
 
 use super::join;
+use super::wire::ours;
+use crate::bh::BhDisabled;
 use crate::bindings::*;
 use crate::hook::{
     Call,
@@ -61,8 +64,8 @@ impl Hook for CheckReq {
     const TARGET: &'static CStr = c"subflow_check_req";
 
     fn takes(call: &Call<'_>) -> bool {
-        // SAFETY: The listener, a live socket, is the second argument.
-        unsafe { Netns::of_sock(call.arg1()) }.is_some_and(|netns| netns.accepts())
+        // SAFETY: The packet, which lives, is the third argument.
+        unsafe { Packet::new(call.arg2()) }.is_some_and(|packet| ours(packet.options()).is_some())
     }
 
     fn replacement() -> usize {
@@ -95,61 +98,45 @@ unsafe fn take_syn(
     listener: *const sock,
     skb: *mut sk_buff,
 ) -> Option<c_int> {
-    // SAFETY: By this function's requirement, here and below.
-    let (packet, request, netns) = unsafe {
-        (
-            Packet::new(skb)?,
-            Request::new(req)?,
-            Netns::of_sock(listener)?,
-        )
-    };
+    // SAFETY: By this function's requirement.
+    let (packet, request) = unsafe { (Packet::new(skb)?, Request::new(req)?) };
+    // SAFETY: `subflow_check_req()` runs in softirq.
+    let bh = unsafe { BhDisabled::in_softirq() };
 
-    let Some(Option_::Dc(option)) = find(packet.options(), Segment::Syn) else {
-        // SAFETY: The listener lives and is an MPTCP subflow.
-        return unsafe {
-            dc_listener_joins(listener)
-                .then(|| join::take_syn(req, listener, skb, packet, netns))
-                .flatten()
-        };
+    // The first of our options is where the others begin, and mostly the last.
+    let options = ours(packet.options())?;
+    let Some(received @ Option_::Dc(MpCapableRepr { body, .. })) =
+        mp_capable::find(options, Segment::Syn)
+    else {
+        // SAFETY: By this function's requirement.
+        return unsafe { join::take_syn(req, listener, skb, options, &bh) };
     };
-    let Answer::Dc(_) = answer(LISTENER, Some(Option_::Dc(option))) else {
+    let Answer::Dc(_) = answer(LISTENER, Some(received)) else {
         return None;
     };
-    // SAFETY: The listener lives and is an MPTCP subflow.
-    if !unsafe { dc_listener_serves(listener) } {
-        return None;
-    }
-    netns.count(match option.body {
+    // SAFETY: By this function's requirement.
+    let netns = unsafe { Netns::of_listener(listener, false, &bh) }?;
+    let flow = packet.flow(netns.cookie())?;
+    let counter = match body {
         Body::Compact => DC_COUNT_MPC_SYN_COMPACT_RX,
         _ => DC_COUNT_MPC_SYN_FULL_RX,
-    });
-    // SAFETY: The listener's namespace lives.
-    unsafe { dc_mib_inc(dc_sock_net(listener), MPTCP_MIB_MPCAPABLEPASSIVE as c_int) };
+    };
+    // SAFETY: The listener lives, in that namespace.
+    unsafe { netns.count_syn(listener, counter) };
 
-    let flow = packet.flow(netns.cookie())?;
     for _ in 0..TOKEN_TRIES {
-        let Some(key) = secret::issue(&flow) else {
+        let Some(key) = secret::issue(&flow, &bh) else {
             break;
         };
         request.set_key_field(key);
         // SAFETY: The request is being made and nobody else has it.
-        let free = unsafe {
-            if dc_request_syncookie(req) {
-                !dc_token_exists(key.token().get())
-            } else {
-                dc_token_add_request(req)
-            }
-        };
-        if free {
-            // SAFETY: As above.
-            unsafe { dc_request_capable(req, dc_skb_seq(skb)) };
+        if unsafe { dc_request_accept(req, skb) } {
             return Some(0);
         }
         netns.count(DC_COUNT_TOKEN_BUSY);
     }
-    netns.count(DC_COUNT_TOKEN_FALLBACK);
-    // SAFETY: The listener's namespace lives.
-    unsafe { dc_mib_inc(dc_sock_net(listener), MPTCP_MIB_TOKENFALLBACKINIT as c_int) };
+    // SAFETY: The listener lives, in that namespace.
+    unsafe { netns.count_fallback(listener) };
     Some(0)
 }
 
@@ -199,8 +186,8 @@ impl Hook for InitCookieReq {
     const TARGET: &'static CStr = c"mptcp_subflow_init_cookie_req";
 
     fn takes(call: &Call<'_>) -> bool {
-        // SAFETY: The listener, a live socket, is the second argument.
-        unsafe { Netns::of_sock(call.arg1()) }.is_some_and(|netns| netns.accepts())
+        // SAFETY: The packet, which lives, is the third argument.
+        unsafe { Packet::new(call.arg2()) }.is_some_and(|packet| ours(packet.options()).is_some())
     }
 
     fn replacement() -> usize {
@@ -232,43 +219,35 @@ unsafe fn take_cookie_ack(
     listener: *const sock,
     skb: *mut sk_buff,
 ) -> Option<c_int> {
-    // SAFETY: By this function's requirement, here and below.
-    let (packet, request, netns) = unsafe {
-        (
-            Packet::new(skb)?,
-            Request::new(req)?,
-            Netns::of_sock(listener)?,
-        )
-    };
+    // SAFETY: By this function's requirement.
+    let (packet, request) = unsafe { (Packet::new(skb)?, Request::new(req)?) };
+    // SAFETY: `mptcp_subflow_init_cookie_req()` runs in softirq.
+    let bh = unsafe { BhDisabled::in_softirq() };
 
-    let Some(Option_::Dc(option)) = find(packet.options(), packet.segment()) else {
-        // SAFETY: The listener lives and is an MPTCP subflow.
-        return unsafe {
-            dc_listener_joins(listener)
-                .then(|| join::take_cookie_ack(req, listener, skb, packet, netns))
-                .flatten()
-        };
+    let segment = packet.segment();
+    let Some(Option_::Dc(option)) = mp_capable::find(packet.options(), segment) else {
+        // SAFETY: By this function's requirement.
+        return unsafe { join::take_cookie_ack(req, listener, skb, packet, &bh) };
     };
-    // SAFETY: The listener lives and is an MPTCP subflow.
-    if !unsafe { dc_listener_serves(listener) } {
-        return None;
-    }
+    // SAFETY: By this function's requirement.
+    let netns = unsafe { Netns::of_listener(listener, false, &bh) }?;
     let flow = packet.flow(netns.cookie())?;
     // The stack judges the rest of the ACK, so the request must look like one of plain TCP first.
     // SAFETY: The request is being made and nobody else has it.
     unsafe { dc_request_init(req, listener) };
 
-    match third_ack(LISTENER, None, &option, |key| secret::verify(&flow, key)) {
+    match third_ack(LISTENER, None, &option, |key| {
+        secret::verify(&flow, key, &bh)
+    }) {
         Ok(established) => {
             request.set_key_field(established.own);
             // SAFETY: As above.
-            if unsafe { dc_token_add_request(req) } {
-                // SAFETY: As above. The SYN's sequence number is one less than the ACK's.
-                unsafe { dc_request_capable(req, dc_skb_seq(skb).wrapping_sub(1)) };
+            if unsafe { dc_request_accept_cookie(req, skb) } {
                 netns.count(DC_COUNT_MPC_COOKIE_ACK_RX);
             } else {
                 netns.count(DC_COUNT_TOKEN_BUSY);
-                netns.count(DC_COUNT_TOKEN_FALLBACK);
+                // SAFETY: The listener lives, in that namespace.
+                unsafe { netns.count_fallback(listener) };
             }
         }
         Err(Refusal::NotOwn) => netns.count(DC_COUNT_MPC_COOKIE_NOT_OWN),

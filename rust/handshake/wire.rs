@@ -10,6 +10,7 @@ use proto::option::mp_capable::{
     restamp,
     Body,
     Features,
+    Flags,
     MpCapableRepr,
     Received as Option_,
     DC_VERSION, //
@@ -90,33 +91,43 @@ unsafe extern "C" fn write_options(
         }
         return;
     }
-    original(ptr);
-    // SAFETY: The stack has just written an MP_CAPABLE of at least four bytes there.
-    let header = unsafe { &mut *ptr.cast::<[u8; len::COMPACT]>() };
-
-    if suboptions & OutOptions::FULL != 0 {
-        let features = restamp(Segment::Syn, header);
-        // SAFETY: The subflow's socket, which lives, is the third argument.
-        let key = unsafe { Subflow::of(tp.cast()) }
-            .and_then(|subflow| KeyField::from_raw(subflow.local_key()));
-        if let (Some(features), Some(sender)) = (features, key) {
-            // SAFETY: `client::syn_options` reserved the room.
-            let option = unsafe { &mut *ptr.cast::<[u8; len::KEY]>() };
-            let repr = MpCapableRepr {
-                features,
-                body: Body::Key { sender },
-            };
-            // The array has the room, so this can't fail.
-            let _ = repr.emit(Segment::Syn, option);
-        }
-        return;
-    }
-    let segment = if suboptions & DC_MPC_SYN as u16 != 0 {
+    let segment = if suboptions & DC_MPC_SYNACK as u16 != 0 {
+        Segment::SynAck
+    } else if suboptions & OutOptions::FULL != 0 {
         Segment::Syn
     } else {
-        Segment::Ack
+        original(ptr);
+        let segment = match suboptions & DC_MPC_SYN as u16 {
+            0 => Segment::Ack,
+            _ => Segment::Syn,
+        };
+        // SAFETY: The stack has just written an MP_CAPABLE of at least four bytes there.
+        let _ = restamp(segment, unsafe { &mut *ptr.cast::<[u8; len::COMPACT]>() });
+        return;
     };
-    let _ = restamp(segment, header);
+    // With a key field alone, the option stands alone, too.
+    let sender = match segment {
+        Segment::SynAck => opts.sndr_key(),
+        // SAFETY: The subflow's socket, which lives, is the third argument.
+        _ => unsafe { Subflow::of(tp.cast()) }.map_or(0, Subflow::local_key),
+    };
+    let Some(sender) = KeyField::from_raw(sender) else {
+        return;
+    };
+    // SAFETY: The options live.
+    let flags = Flags(unsafe { dc_out_flags(opts.raw()) });
+    let repr = MpCapableRepr {
+        features: Features {
+            checksum: flags.has(Flags::CHECKSUM),
+            external: false,
+            deny_join: flags.has(Flags::DENY_JOIN),
+        },
+        body: Body::Key { sender },
+    };
+    // SAFETY: The stack reserved the room for a SYN/ACK, `client::syn_options` for a SYN.
+    let option = unsafe { &mut *ptr.cast::<[u8; len::KEY]>() };
+    // The array has the room, so this can't fail.
+    let _ = repr.emit(segment, option);
 }
 
 /// Writes a low-overhead MP_JOIN to `ptr`, and returns where the next option goes.
@@ -173,7 +184,7 @@ impl Hook for GetOptions {
     #[inline(always)]
     fn takes(call: &Call<'_>) -> bool {
         // SAFETY: The packet, which lives, is the first argument.
-        unsafe { Packet::new(call.arg0()) }.is_some_and(|packet| may_have_ours(packet.options()))
+        unsafe { Packet::new(call.arg0()) }.is_some_and(|packet| ours(packet.options()).is_some())
     }
 
     fn replacement() -> usize {
@@ -181,35 +192,34 @@ impl Hook for GetOptions {
     }
 }
 
-/// Whether a low-overhead MP_CAPABLE or MP_JOIN may be among the options. Quick to say no to data and ACKs: their
-/// MPTCP option is a DSS, behind which none can come.
+/// The options from the first on that may be a low-overhead MP_CAPABLE or MP_JOIN; `None` if there is
+/// none. Quick to say no to SYNs without, to data and to ACKs: their MPTCP option is a DSS, behind
+/// which ours can't come.
 #[inline(always)]
-pub(crate) fn may_have_ours(mut options: &[u8]) -> bool {
-    /// NOP, NOP, timestamps: how Linux, and nearly all else, begins a segment's options.
-    const TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
+pub(crate) fn ours(mut options: &[u8]) -> Option<&[u8]> {
     /// The longest low-overhead MP_JOIN. The standard ones are longer.
     const JOIN: u8 = mp_join::len::TOKEN as u8;
 
-    if let [a, b, c, d, _, _, _, _, _, _, _, _, rest @ ..] = options {
-        if [*a, *b, *c, *d] == TIMESTAMPS {
-            options = rest;
-        }
+    // How Linux, and nearly all else, begins a segment's options: NOP, NOP, timestamps; and a SYN's:
+    // MSS, SACK permitted, timestamps, NOP, window scale.
+    if let [1, 1, 8, 10, _, _, _, _, _, _, _, _, rest @ ..]
+    | [2, 4, _, _, 4, 2, 8, 10, _, _, _, _, _, _, _, _, 1, 3, 3, _, rest @ ..] = options
+    {
+        options = rest;
     }
     loop {
         match *options {
-            [KIND, _, third, ..] if third >> 4 == subtype::DSS => return false,
-            [KIND, _, third, ..] if third == subtype::MP_CAPABLE << 4 | DC_VERSION => return true,
-            [KIND, length, third, ..] if third >> 4 == subtype::MP_JOIN && length <= JOIN => {
-                return true
-            }
+            [KIND, length, third, ..] if length > 2 => match third >> 4 {
+                subtype::DSS => return None,
+                subtype::MP_CAPABLE if third == DC_VERSION => return Some(options),
+                subtype::MP_JOIN if length <= JOIN => return Some(options),
+                _ => options = options.get(usize::from(length)..)?,
+            },
             [1, ref rest @ ..] => options = rest,
             [kind, length, ..] if kind > 1 && length > 1 => {
-                match options.get(usize::from(length)..) {
-                    Some(rest) => options = rest,
-                    None => return false,
-                }
+                options = options.get(usize::from(length)..)?;
             }
-            _ => return false,
+            _ => return None,
         }
     }
 }
