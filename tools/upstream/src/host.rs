@@ -21,10 +21,12 @@ use crate::report::{self, Outcome, Report, Session};
 use crate::suite::{Setup, Test, EXCEPTIONS};
 use crate::tap::Results;
 
-/// Silence for so long gets a line that says where the run is.
+/// So often a line says where the run is.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// For booting, loading and unloading, on top of the tests' own limits.
 const OVERHEAD: Duration = Duration::from_secs(120);
+/// Seconds that a counted second of the guest may take.
+const SLOWNESS: u32 = 4;
 
 /// What a run consists of.
 pub struct Plan {
@@ -135,7 +137,8 @@ fn session(plan: &Plan, setup: Setup) -> Result<Session> {
 fn boot(plan: &Plan, setup: Setup) -> Result<Child> {
     let selftests = variable("MPTCP_DC_SELFTESTS")?;
     let program = env::current_exe()?;
-    let limit = OVERHEAD + plan.tests.iter().map(|test| test.limit).sum::<Duration>();
+    let tests: Duration = plan.tests.iter().map(|test| test.limit).sum();
+    let limit = (OVERHEAD + tests) * SLOWNESS;
     let mut command = Command::new(variable("MPTCP_DC_VM")?);
     command
         .arg("--icount")

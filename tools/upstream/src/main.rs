@@ -84,7 +84,10 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<u8> {
             Long("full") => size = Size::Full,
             Long("in-guest") => in_guest = Some(parser.value()?.parse()?),
             Long("jobs") => jobs = parser.value()?.parse()?,
-            Long("list") => list = true,
+            Long("list") => {
+                list = true;
+                size = Size::Named;
+            }
             Long("logs") => logs = Some(PathBuf::from(parser.value()?)),
             Long("setup") => setups.push(parser.value()?.parse()?),
             Long("test") => named.push(parser.value()?.string()?),
@@ -101,11 +104,7 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<u8> {
         named.iter().map(choose).collect::<Result<_>>()?
     };
     if list {
-        for test in if named.is_empty() {
-            suite::tests(Size::Named)
-        } else {
-            tests
-        } {
+        for test in tests {
             println!("{test}");
         }
         return Ok(0);

@@ -35,8 +35,9 @@ pub struct Session {
 }
 
 impl Session {
-    fn handshakes(&self) -> u64 {
-        self.counters.get(HANDSHAKES).copied().unwrap_or_default()
+    /// `None`: nothing was counted.
+    fn handshakes(&self) -> Option<u64> {
+        self.counters.get(HANDSHAKES).copied()
     }
 }
 
@@ -106,18 +107,20 @@ impl<W: Write> Report<W> {
     }
 
     /// An idle module makes no low-overhead handshake; an offering one makes some, or it was not tested.
-    fn handshakes(&mut self, setup: Setup, count: u64) -> Result<()> {
-        let (text, right) = match setup.lowoverhead() {
-            Some(_) => ("low-overhead handshakes were made", count > 0),
-            None => ("no low-overhead handshake was made", count == 0),
-        };
-        let faults = if right {
-            vec![]
+    fn handshakes(&mut self, setup: Setup, count: Option<u64>) -> Result<()> {
+        let offered = setup.lowoverhead().is_some();
+        let text = if offered {
+            "low-overhead handshakes were made"
         } else {
-            vec![format!("{count} were made")]
+            "no low-overhead handshake was made"
         };
-        self.point(&format!("{setup}: {text}"), &faults)?;
-        self.notes(&[format!("{count} handshakes")])
+        let fault = match count {
+            Some(count) if (count > 0) == offered => None,
+            Some(count) => Some(format!("{count} were made")),
+            None => Some("no namespace was counted".to_owned()),
+        };
+        self.point(&format!("{setup}: {text}"), fault.as_slice())?;
+        self.notes(&[format!("{} handshakes", count.unwrap_or_default())])
     }
 
     fn point(&mut self, text: &str, faults: &[String]) -> Result<()> {
@@ -353,6 +356,25 @@ mod tests {
             faults(Setup::Idle, &Outcome::default(), &stock, &[]).len(),
             1
         );
+    }
+
+    #[test]
+    fn a_setup_that_does_not_what_it_is_for_fails() {
+        let failed = |setup, count: Option<u64>| {
+            let mut session = Session::default();
+            session
+                .counters
+                .extend(count.map(|count| (HANDSHAKES.to_owned(), count)));
+            let mut report = Report::new(Vec::new(), points(&[setup], &[])).unwrap();
+            let none = Session::default();
+            report.session(setup, &[], &session, &none, &[]).unwrap();
+            report.finish().unwrap()
+        };
+        assert_eq!(failed(Setup::Offer, Some(3)), 0);
+        assert_eq!(failed(Setup::Offer, Some(0)), 1);
+        assert_eq!(failed(Setup::Idle, Some(0)), 0);
+        assert_eq!(failed(Setup::Idle, Some(3)), 1);
+        assert_eq!(failed(Setup::Idle, None), 1);
     }
 
     #[test]

@@ -148,14 +148,14 @@ const fn connect(script: &'static str, size: Size) -> Entry {
     Entry {
         quick: CONNECT_QUICK,
         full: CONNECT_FULL,
-        ..entry(script, size, minutes(30))
+        ..entry(script, size, minutes(15))
     }
 }
 
 const ENTRIES: &[Entry] = &[
     entry("pm_netlink.sh", Size::Quick, minutes(3)),
-    entry("diag.sh", Size::Quick, minutes(6)),
-    entry("mptcp_sockopt.sh", Size::Quick, minutes(5)),
+    entry("diag.sh", Size::Quick, minutes(3)),
+    entry("mptcp_sockopt.sh", Size::Quick, minutes(3)),
     connect("mptcp_connect.sh", Size::Quick),
     connect("mptcp_connect_checksum.sh", Size::Full),
     connect("mptcp_connect_mmap.sh", Size::Full),
