@@ -40,6 +40,7 @@ mod wire;
 pub(crate) use wire::ours;
 
 use core::sync::atomic::{
+    AtomicBool,
     AtomicUsize,
     Ordering, //
 };
@@ -49,6 +50,7 @@ use proto::key::KeyField;
 
 use crate::bindings;
 use crate::hook::{
+    wait_for_tasks,
     Call,
     Hook, //
 };
@@ -94,10 +96,37 @@ pub(crate) fn start() -> Result {
 
 /// Ends all handshakes and removes the hooks.
 pub(crate) fn stop() {
-    // SAFETY: From here on no namespace offers or accepts; this is process context.
+    // SAFETY: Process context. With the last namespace, `HOT` goes.
     unsafe { bindings::dc_netns_close() };
-    HOT.remove();
     COLD.remove();
+}
+
+/// Whether [`HOT`] stands, and will until whoever reads this has finished its segment. Only then may
+/// an option be given another length than the stack's own has: the stack would else write its own
+/// into the room of ours.
+static WIRE_READY: AtomicBool = AtomicBool::new(false);
+
+/// Reads [`WIRE_READY`].
+#[inline]
+fn wire_is_ready() -> bool {
+    WIRE_READY.load(Ordering::Acquire)
+}
+
+fn wire_start() -> Result {
+    HOT.install()?;
+    WIRE_READY.store(true, Ordering::Release);
+    Ok(())
+}
+
+/// No namespace offers or accepts anymore.
+fn wire_stop() {
+    // SYNs that came before that have been answered.
+    wait_for_tasks();
+    // SAFETY: Process context.
+    unsafe { bindings::dc_handshakes_settle() };
+    WIRE_READY.store(false, Ordering::Release);
+    wait_for_tasks();
+    HOT.remove();
 }
 
 /// A namespace began (`on`) or ceased to have `lowoverhead` above 0. Calls are serialised by
@@ -110,7 +139,7 @@ extern "C" fn dc_lowoverhead_changed(on: bool) -> kernel::ffi::c_int {
     let users = USERS.load(Ordering::Relaxed);
     if on {
         if users == 0 {
-            if let Err(err) = HOT.install() {
+            if let Err(err) = wire_start() {
                 return err.to_errno();
             }
         }
@@ -118,9 +147,7 @@ extern "C" fn dc_lowoverhead_changed(on: bool) -> kernel::ffi::c_int {
     } else {
         USERS.store(users.saturating_sub(1), Ordering::Relaxed);
         if users == 1 {
-            // SAFETY: Process context. No namespace offers anymore.
-            unsafe { bindings::dc_handshakes_settle() };
-            HOT.remove();
+            wire_stop();
         }
     }
     0

@@ -239,6 +239,7 @@ bool dc_token_exists(u32 token);
 struct mptcp_sock *dc_token_find(u32 token);
 bool dc_token_add_request(struct request_sock *req);
 bool dc_token_add_connect(struct sock *ssk);
+void dc_requests_settle(void);
 struct dc_netns *dc_token_owner(u32 token, u64 local_key, const struct tcphdr *th);
 void dc_token_release(struct sock *ssk);
 struct dc_cursor *dc_cursor_here(void);

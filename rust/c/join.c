@@ -152,6 +152,19 @@ int dc_join_cookie_ack(struct request_sock *req, const struct sock *listener, st
 	return 0;
 }
 
+/* Is the request a low-overhead join? Then it has no nonces. */
+bool dc_request_joins(const struct request_sock *req)
+{
+	const struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+	const struct mptcp_sock *msk;
+
+	if (!tcp_rsk(req)->is_mptcp || !subflow_req->mp_join ||
+	    subflow_req->local_nonce || subflow_req->remote_nonce)
+		return false;
+	msk = READ_ONCE(subflow_req->msk);
+	return msk && dc_msk_is_low_overhead(msk);
+}
+
 /*
  * The request of a low-overhead join, about to become a subflow: the keys of its
  * connection. False for any other request.
@@ -159,12 +172,12 @@ int dc_join_cookie_ack(struct request_sock *req, const struct sock *listener, st
 bool dc_join_keys(struct request_sock *req, u32 *token, u64 *local_key, u64 *remote_key)
 {
 	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
-	struct mptcp_sock *msk;
+	const struct mptcp_sock *msk;
 
-	if (!tcp_rsk(req)->is_mptcp || !subflow_req->mp_join)
+	if (!dc_request_joins(req))
 		return false;
 	msk = READ_ONCE(subflow_req->msk);
-	if (!msk || !dc_msk_is_low_overhead(msk))
+	if (!msk)
 		return false;
 	if (subflow_req->thmac == DC_LOCAL_ID_OPEN) {
 		if (!dc_join_local_id(subflow_req))
@@ -175,15 +188,6 @@ bool dc_join_keys(struct request_sock *req, u32 *token, u64 *local_key, u64 *rem
 	*local_key = READ_ONCE(msk->local_key);
 	*remote_key = READ_ONCE(msk->remote_key);
 	return true;
-}
-
-/* Is the request a low-overhead join that was answered? */
-bool dc_request_joins(const struct request_sock *req)
-{
-	const struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
-	const struct mptcp_sock *msk = READ_ONCE(subflow_req->msk);
-
-	return subflow_req->mp_join && msk && dc_msk_is_low_overhead(msk);
 }
 
 /*

@@ -142,8 +142,7 @@ static bool dc_lookup(struct dc_found *found, const char *name)
 	return true;
 }
 
-static bool dc_field_fits(struct dc_found *found, const char *type, const char *name, u32 size,
-			  u32 offset)
+static bool dc_field_fits(struct dc_found *found, const char *type, const char *name, u32 offset)
 {
 	u32 at;
 
@@ -155,27 +154,38 @@ static bool dc_field_fits(struct dc_found *found, const char *type, const char *
 	else if (at != offset)
 		pr_err("struct %s: field %s is at bit %u in this kernel, at bit %u in the one that the module was built for\n",
 		       type, name, at, offset);
-	else if (found->type->size != size)
-		pr_err("struct %s has %u bytes in this kernel, %u in the one that the module was built for; see field %s\n",
-		       type, found->type->size, size, dc_beyond(found->btf, found->type, size));
 	else
 		return true;
 	return false;
 }
 
+static bool dc_size_fits(struct dc_found *found, const char *type, u32 size)
+{
+	if (!dc_lookup(found, type))
+		return false;
+	if (found->type->size == size)
+		return true;
+	pr_err("struct %s has %u bytes in this kernel, %u in the one that the module was built for; see field %s\n",
+	       type, found->type->size, size, dc_beyond(found->btf, found->type, size));
+	return false;
+}
+
+/* Sizes come last: the field that moved says more. */
 int dc_layout_check(void)
 {
 	struct dc_found found = {};
 	bool fits = true;
 	int i;
 
-	for (i = 0; fits && i < ARRAY_SIZE(dc_fields); i++) {
-		const struct dc_field *field = &dc_fields[i];
-
-		fits = dc_field_fits(&found, field->type, field->name, field->type_size,
-				     field->offset);
-	}
-#define X(t, f)	fits = fits && dc_field_fits(&found, #t, #f, DC_SIZE(t), dc_bit_##t##_##f());
+	for (i = 0; fits && i < ARRAY_SIZE(dc_fields); i++)
+		fits = dc_field_fits(&found, dc_fields[i].type, dc_fields[i].name,
+				     dc_fields[i].offset);
+#define X(t, f)	fits = fits && dc_field_fits(&found, #t, #f, dc_bit_##t##_##f());
+	DC_BITS(X)
+#undef X
+	for (i = 0; fits && i < ARRAY_SIZE(dc_fields); i++)
+		fits = dc_size_fits(&found, dc_fields[i].type, dc_fields[i].type_size);
+#define X(t, f)	fits = fits && dc_size_fits(&found, #t, DC_SIZE(t));
 	DC_BITS(X)
 #undef X
 	dc_forget(&found);

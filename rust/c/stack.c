@@ -173,12 +173,13 @@ unlock:
 	release_sock(sk);
 }
 
-/* Settles every client handshake of every namespace. Sleeps. */
+/* Settles every handshake of every namespace. Sleeps. */
 void dc_handshakes_settle(void)
 {
 	struct mptcp_sock *msk;
 	struct net *net;
 
+	dc_requests_settle();
 	down_read(&net_rwsem);
 	for_each_net(net) {
 		long slot = 0, num = 0;

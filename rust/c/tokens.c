@@ -183,6 +183,31 @@ unlock:
 	return ns;
 }
 
+/*
+ * Turns every low-overhead request, of whatever namespace, into one of plain TCP:
+ * its SYN/ACK, sent again, and its ACK would else be half in one protocol and
+ * half in the other.
+ */
+void dc_requests_settle(void)
+{
+	struct mptcp_subflow_request_sock *subflow_req;
+	struct hlist_nulls_node *pos;
+	unsigned int i;
+
+	for (i = 0; i <= dc_mask; i++) {
+		struct dc_token_bucket *bucket = &dc_table[i];
+
+		spin_lock_bh(&bucket->lock);
+		hlist_nulls_for_each_entry_rcu(subflow_req, pos, &bucket->req_chain, token_node) {
+			if (subflow_req->token == subflow_req->local_key >> 32 &&
+			    subflow_req->idsn == ror64(subflow_req->local_key, 32))
+				subflow_req->mp_capable = 0;
+		}
+		spin_unlock_bh(&bucket->lock);
+		cond_resched();
+	}
+}
+
 /* This CPU's cursor. With softirqs disabled, nobody else touches it. */
 struct dc_cursor *dc_cursor_here(void)
 {

@@ -23,6 +23,7 @@ use proto::option::{
 };
 
 use super::join::with_packet;
+use super::wire_is_ready;
 use crate::bh::BhGuard;
 use crate::bindings::*;
 use crate::hook::{
@@ -123,7 +124,7 @@ unsafe extern "C" fn syn_options(
     let (Some(subflow), Some(opts), Some(netns)) = views else {
         return written;
     };
-    if !written || !subflow.is_low_overhead() {
+    if !written || !subflow.is_low_overhead() || !wire_is_ready() {
         return written;
     }
     opts.mark(OutOptions::OURS);

@@ -27,8 +27,11 @@ use proto::option::{
     Segment, //
 };
 
-use super::join;
 use super::wire::ours;
+use super::{
+    join,
+    wire_is_ready, //
+};
 use crate::bh::BhDisabled;
 use crate::bindings::*;
 use crate::hook::{
@@ -165,14 +168,21 @@ impl Hook for SynackOptions {
             // SAFETY: By this function's requirement.
             let written = unsafe { dc_orig_synack_options(req, size, opts) };
             // SAFETY: As above.
-            if let (true, Some(opts)) = (written, unsafe { OutOptions::new(opts) }) {
-                opts.mark(OutOptions::OURS);
-                if opts.suboptions() & DC_MPJ_SYNACK as u16 != 0 {
-                    // SAFETY: The caller reads it on return.
-                    unsafe { size.write(mp_join::len::EMPTY as c_uint) };
-                }
+            let (true, Some(opts)) = (written, unsafe { OutOptions::new(opts) }) else {
+                return written;
+            };
+            let join = opts.suboptions() & DC_MPJ_SYNACK as u16 != 0;
+            if !wire_is_ready() {
+                // Version 1 would be a lie about the key: rather plain TCP. A join fails anyway.
+                opts.set_suboptions(0);
+                return false;
             }
-            written
+            opts.mark(OutOptions::OURS);
+            if join {
+                // SAFETY: The caller reads it on return.
+                unsafe { size.write(mp_join::len::EMPTY as c_uint) };
+            }
+            true
         }
         synack_options as usize
     }
