@@ -13,6 +13,17 @@ use crate::mptcp::{self, Info};
 use crate::netns::{Family, Pair, CLIENT_DEV};
 use crate::wire;
 
+/// Who sends first, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// The client, when it is connected.
+    Client,
+    /// The client, with the third ACK.
+    ClientWithAck,
+    /// The server.
+    Server,
+}
+
 const REQUEST: usize = 3_000;
 const REPLY: usize = 50_000;
 
@@ -28,17 +39,17 @@ impl Connection {
     /// Makes one between the pair's own addresses.
     pub fn run(pair: &Pair, family: Family) -> Result<Self> {
         let at = Pair::server_addr(family);
-        Self::run_at(pair, SocketAddr::new(at, 0), at)
+        Self::run_at(pair, SocketAddr::new(at, 0), at, Opening::Client)
     }
 
     /// Makes one to the address `to`, with a listener at `listen`.
-    pub fn run_at(pair: &Pair, listen: SocketAddr, to: IpAddr) -> Result<Self> {
+    pub fn run_at(pair: &Pair, listen: SocketAddr, to: IpAddr, opening: Opening) -> Result<Self> {
         let listener = mptcp::listen(&pair.server, listen)?;
         let to = SocketAddr::new(to, listener.local_addr()?.port());
         let mut capture = Capture::start(&pair.client, CLIENT_DEV)?;
 
-        let server = thread::spawn(move || serve(&listener));
-        let client = talk(pair, to).context("client");
+        let server = thread::spawn(move || serve(&listener, opening));
+        let client = talk(pair, to, opening).context("client");
         let server = server
             .join()
             .unwrap_or_else(|_| Err(anyhow!("panicked")))
@@ -85,8 +96,11 @@ impl Connection {
     }
 }
 
-fn serve(listener: &TcpListener) -> Result<Option<Info>> {
+fn serve(listener: &TcpListener, opening: Opening) -> Result<Option<Info>> {
     let stream = mptcp::accept(listener)?;
+    if opening == Opening::Server {
+        mptcp::send(&stream, 5, REQUEST)?;
+    }
     mptcp::receive(&stream, 1, REQUEST)?;
     mptcp::send(&stream, 2, REPLY)?;
     mptcp::receive(&stream, 3, REQUEST)?;
@@ -97,8 +111,15 @@ fn serve(listener: &TcpListener) -> Result<Option<Info>> {
 }
 
 /// The stream is returned open: its address must not be used again before the capture was read.
-fn talk(pair: &Pair, to: SocketAddr) -> Result<(TcpStream, Option<Info>)> {
-    let stream = mptcp::connect(&pair.client, to)?;
+fn talk(pair: &Pair, to: SocketAddr, opening: Opening) -> Result<(TcpStream, Option<Info>)> {
+    let stream = mptcp::connect_with(&pair.client, to, |socket| match opening {
+        // At a client, this delays the third ACK until there is data to go with it.
+        Opening::ClientWithAck => mptcp::set_tcp(socket, libc::TCP_DEFER_ACCEPT, 1),
+        Opening::Client | Opening::Server => Ok(()),
+    })?;
+    if opening == Opening::Server {
+        mptcp::receive(&stream, 5, REQUEST)?;
+    }
     mptcp::send(&stream, 1, REQUEST)?;
     mptcp::receive(&stream, 2, REPLY)?;
     mptcp::send(&stream, 3, REQUEST)?;

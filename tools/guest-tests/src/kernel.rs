@@ -11,6 +11,7 @@ use std::process::Command;
 use anyhow::{bail, Context, Result};
 
 use crate::netns::output;
+use crate::Test;
 
 pub const MODULE: &str = "mptcp_dc";
 
@@ -26,6 +27,52 @@ pub fn unload() -> Result<()> {
 
 pub fn is_loaded() -> bool {
     Path::new("/sys/module").join(MODULE).exists()
+}
+
+/// One test for every KUnit case of the module. They ran when it was loaded.
+///
+/// # Errors
+///
+/// If there is none.
+pub fn kunit_tests() -> Result<Vec<Test>> {
+    const DEBUGFS: &str = "/sys/kernel/debug";
+    let suites = Path::new(DEBUGFS).join("kunit");
+    if !suites.exists() {
+        output(Command::new("mount").args(["-t", "debugfs", "debugfs", DEBUGFS]))?;
+    }
+    let mut tests = Vec::new();
+    for suite in fs::read_dir(&suites).context("no KUnit in this kernel")? {
+        let suite = suite?;
+        let name = suite.file_name().to_string_lossy().into_owned();
+        if !name.starts_with(MODULE) {
+            continue;
+        }
+        let text = fs::read_to_string(suite.path().join("results"))?;
+        // "    ok 1 rc5_gives_the_published_vectors", "    not ok 2 …", "    ok 3 … # SKIP …"
+        for line in text.lines().filter_map(|line| line.strip_prefix("    ")) {
+            let passed = line.starts_with("ok ") && !line.contains("# SKIP");
+            if !passed && !line.starts_with("not ok ") && !line.starts_with("ok ") {
+                continue;
+            }
+            let case = line
+                .split(' ')
+                .skip_while(|word| word.parse::<u32>().is_err())
+                .nth(1);
+            let case = case.with_context(|| format!("{name}: {line}"))?;
+            let (text, line) = (text.clone(), line.to_owned());
+            tests.push(Test::new(format!("KUnit: {name}: {case}"), move || {
+                if passed {
+                    Ok(())
+                } else {
+                    bail!("{line}, in\n{text}")
+                }
+            }));
+        }
+    }
+    if tests.is_empty() {
+        bail!("the module has no KUnit results");
+    }
+    Ok(tests)
 }
 
 /// The kernel log from a moment on.

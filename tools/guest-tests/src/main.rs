@@ -9,6 +9,7 @@ mod handshake;
 mod kernel;
 mod mptcp;
 mod netns;
+mod raw;
 mod tests;
 mod wire;
 
@@ -29,6 +30,8 @@ Runs the tests as root, in network namespaces of their own, and prints TAP. Load
   --filter=TEXT  only tests whose name contains TEXT; may be repeated (any of them)
   --skip=TEXT    not those; may be repeated
   --quick        fewer repetitions; see --list
+  --smoke        a few tests of each kind, in a minute
+  --kunit        the module's KUnit results too; without any, this fails
   --list         names only
   --help         this text
 
@@ -91,6 +94,8 @@ struct Options {
     filters: Vec<String>,
     skips: Vec<String>,
     scale: Scale,
+    smoke: bool,
+    kunit: bool,
     list: bool,
     help: bool,
 }
@@ -116,6 +121,8 @@ fn options() -> Result<Options> {
             Long("filter") => options.filters.push(parser.value()?.string()?),
             Long("skip") => options.skips.push(parser.value()?.string()?),
             Long("quick") => options.scale.quick = true,
+            Long("smoke") => options.smoke = true,
+            Long("kunit") => options.kunit = true,
             Long("list") => options.list = true,
             Short('h') | Long("help") => options.help = true,
             _ => return Err(arg.unexpected().into()),
@@ -135,6 +142,7 @@ fn run(options: &Options) -> Result<bool> {
     tests.retain(|test| {
         (options.filters.is_empty() || matches(&test.name, &options.filters))
             && !matches(&test.name, &options.skips)
+            && (!options.smoke || matches(&test.name, &tests::SMOKE.map(String::from)))
     });
     if options.list {
         tests.iter().for_each(|test| println!("{}", test.name));
@@ -149,6 +157,9 @@ fn run(options: &Options) -> Result<bool> {
     }
 
     kernel::load()?;
+    if options.kunit {
+        tests.splice(0..0, kernel::kunit_tests()?);
+    }
     println!("TAP version 13");
     println!("1..{}", tests.len());
     let (total, mut failed) = (tests.len(), 0);

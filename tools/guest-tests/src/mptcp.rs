@@ -34,7 +34,17 @@ pub fn socket(netns: &Netns, family: SocketAddr) -> Result<Socket> {
 
 /// A listener on a port of the kernel's choice, if `at` has port 0.
 pub fn listen(netns: &Netns, at: SocketAddr) -> Result<TcpListener> {
+    listen_with(netns, at, |_| Ok(()))
+}
+
+/// A listener that `prepare` has set up before it was bound.
+pub fn listen_with(
+    netns: &Netns,
+    at: SocketAddr,
+    prepare: impl FnOnce(&Socket) -> io::Result<()>,
+) -> Result<TcpListener> {
     let socket = socket(netns, at)?;
+    prepare(&socket).context("socket option")?;
     socket.set_reuse_address(true)?;
     if at.is_ipv6() {
         socket.set_only_v6(false)?;
@@ -47,19 +57,64 @@ pub fn listen(netns: &Netns, at: SocketAddr) -> Result<TcpListener> {
 }
 
 pub fn connect(netns: &Netns, to: SocketAddr) -> Result<TcpStream> {
+    connect_with(netns, to, |_| Ok(()))
+}
+
+/// Connects a socket that `prepare` has set up.
+pub fn connect_with(
+    netns: &Netns,
+    to: SocketAddr,
+    prepare: impl FnOnce(&Socket) -> io::Result<()>,
+) -> Result<TcpStream> {
     let socket = socket(netns, to)?;
+    prepare(&socket).context("socket option")?;
     socket
         .connect(&SockAddr::from(to))
         .with_context(|| format!("connect to {to}"))?;
     Ok(socket.into())
 }
 
+/// Sets an integer option of level `IPPROTO_TCP`.
+pub fn set_tcp(socket: &impl AsRawFd, name: i32, value: i32) -> io::Result<()> {
+    // SAFETY: An int.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            name,
+            (&raw const value).cast(),
+            size_of::<i32>() as u32,
+        )
+    };
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Accepts one connection, which is given the same patience.
 pub fn accept(listener: &TcpListener) -> Result<TcpStream> {
+    accept_within(listener, PATIENCE)?.context("nothing to accept")
+}
+
+/// As [`accept`]; `None` if none comes in `limit`. (`SO_RCVTIMEO` doesn't reach the accept() of an MPTCP socket.)
+pub fn accept_within(listener: &TcpListener, limit: Duration) -> Result<Option<TcpStream>> {
+    let mut poll = libc::pollfd {
+        fd: listener.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: One pollfd.
+    let ready = unsafe { libc::poll(&mut poll, 1, limit.as_millis() as i32) };
+    ensure!(ready >= 0, "poll: {}", io::Error::last_os_error());
+    if ready == 0 {
+        return Ok(None);
+    }
     let (stream, _) = listener.accept().context("accept")?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    Ok(stream)
+    Ok(Some(stream))
 }
 
 /// `struct mptcp_info` of include/uapi/linux/mptcp.h, as far as these tests look.

@@ -2,12 +2,33 @@
 
 //! The tests, by subject.
 
+mod cookies;
+mod lifecycle;
+mod losses;
 mod matrix;
+mod variants;
 
 use crate::{Scale, Test};
 
+/// Parts of the names of the tests that `--smoke` runs.
+pub const SMOKE: [&str; 5] = [
+    "off: ",
+    "sysctls: ",
+    "IPv4, tcp_syncookies=2",
+    "with the third ACK",
+    "tcp_syncookies=2: another connection's pair",
+];
+
 /// All of them, in the order in which they run.
 pub fn all(scale: Scale) -> Vec<Test> {
-    let _ = scale;
-    [matrix::tests()].into_iter().flatten().collect()
+    [
+        lifecycle::tests(scale),
+        matrix::tests(),
+        variants::tests(scale),
+        cookies::tests(),
+        losses::tests(scale),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

@@ -149,7 +149,7 @@ impl std::fmt::Display for Segment {
 pub fn list(segments: &[Segment]) -> String {
     segments
         .iter()
-        .take(12)
+        .take(20)
         .map(|s| format!("  {s}\n"))
         .collect()
 }

@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs every suite of tests and counts what they report. scripts/test calls it, at the root of the work tree.
+
+#![forbid(unsafe_code)]
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{bail, Context, Result};
+
+const HELP: &str = "\
+Usage: scripts/test [OPTION]...
+
+Runs all tests: cargo's, those in guests with Debian's kernel and with the test kernel (KUnit, KASAN, lockdep), and the
+programs in scripts/test.d. Prints their TAP as it comes, a summary, and at the very end
+`N passed, N failed, N skipped`.
+
+  --quick        what takes seconds: cargo's tests, and a short run in one guest
+  --suite=TEXT   only suites whose name contains TEXT; may be repeated
+  --list         names of suites only
+  --help         this text
+
+Exit status: 0 if something was tested, and nothing failed or was skipped; 1 if not; 2 for wrong usage.
+";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("test: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// A program whose output tells test results.
+struct Suite {
+    name: String,
+    command: Command,
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Tap,
+    /// What cargo test prints.
+    Cargo,
+}
+
+fn suites(quick: bool) -> Result<Vec<Suite>> {
+    let tools =
+        env::var("MPTCP_DC_TOOLS").context("MPTCP_DC_TOOLS is not set; run scripts/test")?;
+    let mut suites = Vec::new();
+
+    let mut cargo = Command::new("scripts/build");
+    cargo.args(["--in-root", "cargo", "test", "--locked", "--workspace"]);
+    cargo.args(["--manifest-path", "tools/Cargo.toml", "--target-dir"]);
+    cargo.arg(format!("{tools}/tests"));
+    suites.push(Suite {
+        name: "cargo".into(),
+        command: cargo,
+        format: Format::Cargo,
+    });
+
+    let guest = |name: &str, vm: &[&str], args: &[&str]| {
+        let mut command = Command::new("scripts/vm");
+        command.args(vm);
+        command.arg(format!("--add={tools}/bin/dc-test:/usr/bin/dc-test"));
+        command.args(["--", "dc-test"]).args(args);
+        Suite {
+            name: name.into(),
+            command,
+            format: Format::Tap,
+        }
+    };
+    if quick {
+        suites.push(guest(
+            "guest-debian",
+            &["--timeout=600"],
+            &["--quick", "--smoke"],
+        ));
+        return Ok(suites);
+    }
+    suites.push(guest("guest-debian", &["--timeout=1500"], &[]));
+    suites.push(guest(
+        "guest-test",
+        &["--kernel=test", "--timeout=1800"],
+        &["--quick", "--kunit"],
+    ));
+
+    let mut programs: Vec<_> = fs::read_dir("scripts/test.d")
+        .context("scripts/test.d")?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
+    programs.sort();
+    for path in programs {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        suites.push(Suite {
+            name,
+            command: Command::new(&path),
+            format: Format::Tap,
+        });
+    }
+    Ok(suites)
+}
+
+fn run() -> Result<bool> {
+    use lexopt::prelude::*;
+
+    let (mut quick, mut list, mut only) = (false, false, Vec::new());
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("quick") => quick = true,
+            Long("list") => list = true,
+            Long("suite") => only.push(parser.value()?.string()?),
+            Short('h') | Long("help") => {
+                print!("{HELP}");
+                return Ok(true);
+            }
+            _ => return Err(arg.unexpected().into()),
+        }
+    }
+    if !Path::new("scripts/test.d").is_dir() {
+        bail!("this runs at the root of the work tree; call scripts/test");
+    }
+    let mut suites = suites(quick)?;
+    suites.retain(|suite| only.is_empty() || only.iter().any(|text| suite.name.contains(text)));
+    if list {
+        suites.iter().for_each(|suite| println!("{}", suite.name));
+        return Ok(true);
+    }
+
+    let mut total = Tally::default();
+    let mut summary = String::new();
+    for mut suite in suites {
+        println!("# suite {}", suite.name);
+        let start = Instant::now();
+        let tally = suite.run();
+        summary += &format!(
+            "# {:<14} {tally}, {:.0} s\n",
+            suite.name,
+            start.elapsed().as_secs_f64()
+        );
+        for name in &tally.bad {
+            summary += &format!("#   {name}\n");
+        }
+        total.add(tally);
+    }
+    println!("# summary\n{summary}{total}");
+    Ok(total.failed == 0 && total.skipped == 0 && total.passed > 0)
+}
+
+impl Suite {
+    /// Runs it, passing its output on.
+    fn run(&mut self) -> Tally {
+        self.try_run().unwrap_or_else(|error| Tally {
+            failed: 1,
+            bad: vec![format!("not run: {error:#}")],
+            ..Tally::default()
+        })
+    }
+
+    fn try_run(&mut self) -> Result<Tally> {
+        let mut child = self
+            .command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{:?}", self.command))?;
+        let mut reader = Reader::new(self.format);
+        for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
+            let line = line?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            reader.line(&line);
+        }
+        let status = child.wait()?;
+        let mut tally = reader.finish();
+        if !status.success() && tally.failed == 0 {
+            tally.fail(format!("it ended with {status}"));
+        }
+        if tally.passed + tally.failed + tally.skipped == 0 {
+            tally.fail("it reported no test".into());
+        }
+        Ok(tally)
+    }
+}
+
+/// Results counted.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+    /// Names of those that did not pass.
+    bad: Vec<String>,
+}
+
+impl Tally {
+    fn fail(&mut self, name: String) {
+        self.failed += 1;
+        self.bad.push(name);
+    }
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+
+    fn count(&mut self, outcome: Outcome, name: &str) {
+        match outcome {
+            Outcome::Passed => self.passed += 1,
+            Outcome::Failed => self.fail(format!("failed: {name}")),
+            Outcome::Skipped => {
+                self.skipped += 1;
+                self.bad.push(format!("skipped: {name}"));
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        )
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+    Skipped,
+}
+
+/// Reads results line by line.
+struct Reader {
+    format: Format,
+    tally: Tally,
+    /// By depth, four blanks each: results so far and the plan.
+    levels: Vec<Level>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Level {
+    results: usize,
+    failed: usize,
+    plan: Option<usize>,
+}
+
+impl Reader {
+    fn new(format: Format) -> Self {
+        Self {
+            format,
+            tally: Tally::default(),
+            levels: Vec::new(),
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        match self.format {
+            Format::Tap => self.tap(line),
+            Format::Cargo => self.cargo(line),
+        }
+    }
+
+    /// `test some::name ... ok`
+    fn cargo(&mut self, line: &str) {
+        let Some((name, outcome)) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.rsplit_once(" ... "))
+        else {
+            return;
+        };
+        let outcome = match outcome.split([' ', ',']).next() {
+            Some("ok") => Outcome::Passed,
+            Some("ignored") => Outcome::Skipped,
+            _ => Outcome::Failed,
+        };
+        self.tally.count(outcome, name);
+    }
+
+    /// TAP with subtests. A test that holds others counts for itself only if it failed and none of them did.
+    fn tap(&mut self, line: &str) {
+        let text = line.trim_start_matches(' ');
+        let depth = (line.len() - text.len()) / 4;
+        if self.levels.len() <= depth {
+            self.levels.resize(depth + 1, Level::default());
+        }
+        if let Some(plan) = text.strip_prefix("1..") {
+            self.levels[depth].plan = plan.split(' ').next().and_then(|n| n.parse().ok());
+            return;
+        }
+        if text.starts_with("Bail out!") {
+            self.tally.fail(text.into());
+            return;
+        }
+        let (outcome, rest) = match (text.strip_prefix("ok "), text.strip_prefix("not ok ")) {
+            (Some(rest), _) if rest.contains("# SKIP") => (Outcome::Skipped, rest),
+            (Some(rest), _) => (Outcome::Passed, rest),
+            (None, Some(rest)) => (Outcome::Failed, rest),
+            (None, None) => return,
+        };
+        if !rest.starts_with(|c: char| c.is_ascii_digit()) {
+            return;
+        }
+        let name = rest.split(" # ").next().unwrap_or(rest);
+        let inner = self.levels.get(depth + 1).copied().unwrap_or_default();
+        self.close_below(depth);
+        let level = &mut self.levels[depth];
+        level.results += 1;
+        level.failed += usize::from(outcome == Outcome::Failed);
+        if inner.results == 0 || outcome == Outcome::Failed && inner.failed == 0 {
+            self.tally.count(outcome, name);
+        }
+    }
+
+    /// Checks the plans of levels deeper than `depth`, which are complete.
+    fn close_below(&mut self, depth: usize) {
+        for level in self.levels.split_off((depth + 1).min(self.levels.len())) {
+            match level.plan {
+                Some(plan) if plan > level.results => {
+                    self.tally.fail(format!(
+                        "{} of {plan} planned tests gave no result",
+                        plan - level.results
+                    ));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn finish(mut self) -> Tally {
+        self.levels.insert(0, Level::default());
+        self.close_below(0);
+        self.tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tap(text: &str) -> Tally {
+        let mut reader = Reader::new(Format::Tap);
+        text.lines().for_each(|line| reader.line(line));
+        reader.finish()
+    }
+
+    fn numbers(tally: &Tally) -> (usize, usize, usize) {
+        (tally.passed, tally.failed, tally.skipped)
+    }
+
+    #[test]
+    fn results_are_counted() {
+        let tally =
+            tap("TAP version 13\n1..3\nok 1 - a # 1.2 s\nnot ok 2 - b\nok 3 - c # SKIP no tool\n");
+        assert_eq!(numbers(&tally), (1, 1, 1));
+        assert_eq!(tally.bad, ["failed: 2 - b", "skipped: 3 - c"]);
+    }
+
+    #[test]
+    fn missing_results_are_failures() {
+        assert_eq!(numbers(&tap("1..3\nok 1 - a\n")), (1, 1, 0));
+        assert_eq!(
+            numbers(&tap("1..1\n    1..2\n    ok 1 - a\nok 1 - b\n")),
+            (1, 1, 0)
+        );
+        assert_eq!(
+            numbers(&tap("1..2\nnot ok 1 - a\nBail out! stuck\n")),
+            (0, 3, 0)
+        );
+    }
+
+    #[test]
+    fn a_test_with_subtests_counts_once() {
+        assert_eq!(
+            numbers(&tap(
+                "1..1\n    1..2\n    ok 1 - a\n    ok 2 - b\nok 1 - c\n"
+            )),
+            (2, 0, 0)
+        );
+        assert_eq!(
+            numbers(&tap(
+                "1..1\n    1..2\n    ok 1 - a\n    not ok 2 - b\nnot ok 1 - c\n"
+            )),
+            (1, 1, 0)
+        );
+        // It failed for another reason, such as a complaint of the kernel.
+        assert_eq!(
+            numbers(&tap("1..1\n    1..1\n    ok 1 - a\nnot ok 1 - c\n")),
+            (1, 1, 0)
+        );
+    }
+
+    #[test]
+    fn cargo_lines_are_read() {
+        let mut reader = Reader::new(Format::Cargo);
+        for line in [
+            "running 3 tests",
+            "test rc5::tests::vectors ... ok",
+            "test x ... FAILED",
+            "test y ... ignored, takes a minute",
+            "test src/lib.rs - a (line 3) ... ok",
+            "test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured",
+        ] {
+            reader.line(line);
+        }
+        assert_eq!(numbers(&reader.finish()), (2, 1, 1));
+    }
+}

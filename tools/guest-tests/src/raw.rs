@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A peer without a TCP stack: this test builds every one of its segments.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::capture::Capture;
+use crate::netns::{Netns, Pair, CLIENT_DEV, RAW_CLIENT, RAW_SERVER, SERVER_DEV};
+use crate::wire::{build_v4, Segment, ACK, RST, SYN};
+
+/// The initial sequence number of every raw peer.
+pub const ISN: u32 = 0x1000_0000;
+
+/// A peer at an address of nobody.
+pub struct RawPeer {
+    address: Ipv4Addr,
+    socket: Socket,
+    pub capture: Capture,
+}
+
+impl RawPeer {
+    /// On the client's side.
+    pub fn client(pair: &Pair) -> Result<Self> {
+        Self::new(&pair.client, CLIENT_DEV, RAW_CLIENT)
+    }
+
+    /// On the server's side.
+    pub fn server(pair: &Pair) -> Result<Self> {
+        Self::new(&pair.server, SERVER_DEV, RAW_SERVER)
+    }
+
+    fn new(netns: &Netns, dev: &str, address: Ipv4Addr) -> Result<Self> {
+        let socket = netns
+            .enter(|| {
+                Socket::new(
+                    Domain::IPV4,
+                    Type::RAW,
+                    Some(Protocol::from(libc::IPPROTO_RAW)),
+                )
+            })
+            .context("raw socket")?;
+        let capture = Capture::start(netns, dev)?;
+        Ok(Self {
+            address,
+            socket,
+            capture,
+        })
+    }
+
+    /// Sends a segment from `port`.
+    pub fn send(
+        &self,
+        port: u16,
+        to: SocketAddrV4,
+        flags: u8,
+        (seq, ack): (u32, u32),
+        options: &[u8],
+        payload: &[u8],
+    ) -> Result<()> {
+        let far = (*to.ip(), to.port());
+        let packet = build_v4((self.address, port), far, seq, ack, flags, options, payload)?;
+        self.socket
+            .send_to(&packet, &SocketAddrV4::new(*to.ip(), 0).into())
+            .context("raw send")?;
+        Ok(())
+    }
+
+    /// Sends a SYN with these options; the SYN/ACK.
+    pub fn syn(&mut self, port: u16, to: SocketAddrV4, options: &[u8]) -> Result<Segment> {
+        self.capture.clear()?;
+        self.send(port, to, SYN, (ISN, 0), options, &[])?;
+        let own = SocketAddr::from((self.address, port));
+        self.capture
+            .wait_for(Duration::from_secs(5), 0, |s| {
+                s.to == own && s.is(SYN | ACK)
+            })?
+            .context("no SYN/ACK came")
+    }
+
+    /// Sends the first segment after a SYN/ACK.
+    pub fn third_ack(
+        &self,
+        port: u16,
+        to: SocketAddrV4,
+        syn_ack: &Segment,
+        options: &[u8],
+        payload: &[u8],
+    ) -> Result<()> {
+        self.send(port, to, ACK, (ISN + 1, syn_ack.seq + 1), options, payload)
+    }
+
+    /// Ends a connection of which the peer has `sent` bytes.
+    pub fn reset(&self, port: u16, to: SocketAddrV4, sent: u32) -> Result<()> {
+        self.send(port, to, RST, (ISN + 1 + sent, 0), &[], &[])
+    }
+}
