@@ -108,9 +108,11 @@ unsafe fn take_syn(
 
     // The first of our options is where the others begin, and mostly the last.
     let options = ours(packet.options())?;
-    let Some(received @ Option_::Dc(MpCapableRepr { body, .. })) =
-        mp_capable::find(options, Segment::Syn)
-    else {
+    let found = match mp_capable::syn_at(options) {
+        Some(option) => Some(Option_::Dc(option)),
+        None => mp_capable::find(options, Segment::Syn),
+    };
+    let Some(received @ Option_::Dc(MpCapableRepr { body, .. })) = found else {
         // SAFETY: By this function's requirement.
         return unsafe { join::take_syn(req, listener, skb, options, &bh) };
     };

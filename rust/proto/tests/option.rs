@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use proto::key::KeyField;
 use proto::option::mp_capable::{
-    find, len, restamp, Body, Features, Flags, Mapping, MpCapable, MpCapableRepr, Received,
+    find, len, restamp, syn_at, Body, Features, Flags, Mapping, MpCapable, MpCapableRepr, Received,
     DC_VERSION,
 };
 use proto::option::{options, Error, Segment, MAX_LEN};
@@ -103,6 +103,11 @@ proptest! {
         if let Ok(repr) = parse(segment, &bytes) {
             prop_assert_eq!(emit(segment, &repr), bytes);
         }
+    }
+
+    #[test]
+    fn a_syn_is_read_the_same_where_it_is_known_to_be(bytes in nearly_an_option()) {
+        prop_assert_eq!(syn_at(&bytes), parse(Segment::Syn, &bytes).ok());
     }
 
     #[test]
