@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, LineWriter, Write};
 use std::iter;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -79,7 +79,7 @@ fn session(plan: &Plan, setup: Setup) -> Result<Session> {
     let mut guest = boot(plan, setup)?;
     let output = guest.stdout.take().context("no output")?;
     let path = plan.logs.join(format!("{setup}.log"));
-    let mut log = BufWriter::new(File::create(&path).with_context(|| path.display().to_string())?);
+    let mut log = LineWriter::new(File::create(&path).with_context(|| path.display().to_string())?);
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
@@ -127,7 +127,6 @@ fn session(plan: &Plan, setup: Setup) -> Result<Session> {
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    log.flush()?;
     session.vm = guest.wait()?.code().unwrap_or(-1);
     Ok(session)
 }
