@@ -117,27 +117,15 @@ impl Capture {
         Ok(())
     }
 
-    /// The first segment, from the `from`th on, for which `wanted` is true; waits for it.
-    pub fn wait(
-        &mut self,
-        what: &str,
-        from: usize,
-        wanted: impl Fn(&Segment) -> bool,
-    ) -> Result<Segment> {
-        self.wait_for(Duration::from_secs(5), from, wanted)?
-            .with_context(|| format!("no {what} came"))
-    }
-
-    /// As [`Self::wait`]; `None` if none comes in `limit`.
+    /// The first segment for which `wanted` is true, if one comes in `limit`.
     pub fn wait_for(
         &mut self,
         limit: Duration,
-        from: usize,
         wanted: impl Fn(&Segment) -> bool,
     ) -> Result<Option<Segment>> {
         let start = Instant::now();
         loop {
-            if let Some(found) = self.segments()?.iter().skip(from).find(|s| wanted(s)) {
+            if let Some(found) = self.segments()?.iter().find(|s| wanted(s)) {
                 return Ok(Some(found.clone()));
             }
             if start.elapsed() > limit {
@@ -145,11 +133,6 @@ impl Capture {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-    }
-
-    /// How many segments have passed.
-    pub fn count(&mut self) -> Result<usize> {
-        Ok(self.segments()?.len())
     }
 }
 

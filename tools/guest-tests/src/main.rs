@@ -30,6 +30,7 @@ Runs the tests as root, in network namespaces of their own, and prints TAP. Load
   --filter=TEXT  only tests whose name contains TEXT; may be repeated (any of them)
   --skip=TEXT    not those; may be repeated
   --quick        fewer repetitions; see --list
+  --long         more: 500 connections each way over every bad network, loaded and unloaded 100 times
   --smoke        a few tests of each kind, in a minute
   --kunit        the module's KUnit results too; without any, this fails
   --list         names only
@@ -39,18 +40,21 @@ Exit status: 0 if all tests passed, 1 if one failed or none ran, 2 for wrong usa
 ";
 
 /// How much to do.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Scale {
-    pub quick: bool,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scale {
+    Quick,
+    #[default]
+    Normal,
+    Long,
 }
 
 impl Scale {
-    /// `full`, or `quick` in a quick run.
-    pub fn of(self, full: usize, quick: usize) -> usize {
-        if self.quick {
-            quick
-        } else {
-            full
+    /// The number for this scale.
+    pub fn of(self, quick: usize, normal: usize, long: usize) -> usize {
+        match self {
+            Self::Quick => quick,
+            Self::Normal => normal,
+            Self::Long => long,
         }
     }
 }
@@ -69,7 +73,7 @@ pub struct Test {
 impl Test {
     /// A test that takes seconds.
     pub fn new(name: impl Into<String>, run: impl FnOnce() -> Result<()> + Send + 'static) -> Self {
-        Self::with_note(name, Duration::from_secs(90), move || {
+        Self::with_note(name, Duration::from_secs(300), move || {
             run().map(|()| String::new())
         })
     }
@@ -120,7 +124,8 @@ fn options() -> Result<Options> {
         match arg {
             Long("filter") => options.filters.push(parser.value()?.string()?),
             Long("skip") => options.skips.push(parser.value()?.string()?),
-            Long("quick") => options.scale.quick = true,
+            Long("quick") => options.scale = Scale::Quick,
+            Long("long") => options.scale = Scale::Long,
             Long("smoke") => options.smoke = true,
             Long("kunit") => options.kunit = true,
             Long("list") => options.list = true,

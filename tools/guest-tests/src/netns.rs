@@ -28,10 +28,6 @@ impl Netns {
         })
     }
 
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Runs `f` in the namespace, on a thread of its own. Sockets that it makes stay in the namespace.
     pub fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         let fd = self.file.as_raw_fd();
@@ -128,10 +124,6 @@ impl Counters {
     /// By how much a counter grew since `before`.
     pub fn since(&self, before: &Self, name: &str) -> Result<u64> {
         Ok(self.get(name)? - before.get(name)?)
-    }
-
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
     }
 }
 

@@ -75,9 +75,7 @@ impl RawPeer {
         self.send(port, to, SYN, (ISN, 0), options, &[])?;
         let own = SocketAddr::from((self.address, port));
         self.capture
-            .wait_for(Duration::from_secs(5), 0, |s| {
-                s.to == own && s.is(SYN | ACK)
-            })?
+            .wait_for(Duration::from_secs(20), |s| s.to == own && s.is(SYN | ACK))?
             .context("no SYN/ACK came")
     }
 

@@ -5,6 +5,7 @@
 mod cookies;
 mod lifecycle;
 mod losses;
+mod malformed;
 mod matrix;
 mod variants;
 
@@ -26,6 +27,7 @@ pub fn all(scale: Scale) -> Vec<Test> {
         matrix::tests(),
         variants::tests(scale),
         cookies::tests(),
+        malformed::tests(scale),
         losses::tests(scale),
     ]
     .into_iter()

@@ -21,11 +21,9 @@ pub const MPTCP: u8 = 30;
 pub const MP_CAPABLE: u8 = 0;
 pub const DSS: u8 = 2;
 pub const MP_FASTCLOSE: u8 = 7;
-pub const MP_TCPRST: u8 = 8;
 
 /// Flag byte of MP_CAPABLE.
 pub const FLAG_A: u8 = 0x80;
-pub const FLAG_B: u8 = 0x40;
 pub const FLAG_C: u8 = 0x20;
 pub const FLAG_H: u8 = 0x01;
 
@@ -340,7 +338,7 @@ pub fn build_v4(
     tcp.extend(to.1.to_be_bytes());
     tcp.extend(seq.to_be_bytes());
     tcp.extend(ack.to_be_bytes());
-    tcp.extend([(header / 4 << 4) as u8, flags]);
+    tcp.extend([((header / 4) << 4) as u8, flags]);
     tcp.extend(u16::MAX.to_be_bytes()); // window
     tcp.extend([0; 4]); // checksum, urgent pointer
     tcp.extend(&options);

@@ -22,7 +22,7 @@ use crate::{Scale, Test};
 const HOT: [&str; 2] = ["mptcp_get_options", "mptcp_write_options"];
 
 pub fn tests(scale: Scale) -> Vec<Test> {
-    let cycles = scale.of(100, 10);
+    let cycles = scale.of(3, 10, 100);
     vec![
         Test::new(
             "off: no per-segment function is hooked before some namespace has lowoverhead",
@@ -51,7 +51,7 @@ pub fn tests(scale: Scale) -> Vec<Test> {
         ),
         Test::with_note(
             format!("{cycles} times loaded and unloaded while connections are made and carry data"),
-            Duration::from_secs(600),
+            Duration::from_secs(3600),
             move || load_cycles(cycles),
         ),
     ]

@@ -24,7 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 pub fn tests(scale: Scale) -> Vec<Test> {
     let mut tests = Vec::new();
-    let each_way = scale.of(500, 50);
+    let each_way = scale.of(25, 125, 500);
     for (mode, loss) in [
         (Mode::Stock, "2%"),
         (Mode::Offer, "0.5%"),
@@ -35,9 +35,11 @@ pub fn tests(scale: Scale) -> Vec<Test> {
             "losses: {each_way} connections each way, {}, {loss} lost, some reordered or twice",
             mode.name()
         );
-        tests.push(Test::with_note(name, Duration::from_secs(300), move || {
-            run(mode, loss, each_way)
-        }));
+        tests.push(Test::with_note(
+            name,
+            Duration::from_secs(1200),
+            move || run(mode, loss, each_way),
+        ));
     }
     tests
 }
