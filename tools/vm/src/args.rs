@@ -19,7 +19,7 @@ its input, output and exit status through, and fails if the kernel complained. W
   --kernel=debian|test  Debian's own kernel (default), or the one with KUnit, KASAN and lockdep; moved: the
                         latter with a field more in struct mptcp_sock, which the module does not fit
   --cpus=N              CPUs (default 2)
-  --mem=MIB             memory (default 1024; 2048 with the test kernel)
+  --mem=MIB             memory (default 1024)
   --icount              guest time counts instructions: one CPU, TCG, no mitigations
   --timeout=S           end the run after S seconds (default 600; 0: never)
   --add=HOST:GUEST      file or directory HOST appears in the guest as GUEST; may be repeated
@@ -93,7 +93,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
     use lexopt::prelude::*;
 
     let mut kernel = Kernel::Debian;
-    let (mut cpus, mut mem) = (None, None);
+    let (mut cpus, mut mem) = (None, 1024);
     let mut timeout = 600;
     let mut accel = Accel::Auto;
     let (mut icount, mut module, mut verbose) = (false, true, false);
@@ -120,7 +120,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
                 }
             }
             Long("cpus") => cpus = Some(parser.value()?.parse()?),
-            Long("mem") => mem = Some(parser.value()?.parse()?),
+            Long("mem") => mem = parser.value()?.parse()?,
             Long("icount") => icount = true,
             Long("timeout") => timeout = parser.value()?.parse()?,
             Long("add") => add.push(addition(&parser.value()?)?),
@@ -149,10 +149,6 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
     if !(1..=8).contains(&cpus) {
         bail!("--cpus is 1 to 8");
     }
-    let mem = mem.unwrap_or(match kernel {
-        Kernel::Debian => 1024,
-        Kernel::Test => 2048,
-    });
     Ok(Request::Run(Options {
         kernel,
         cpus,
