@@ -12,8 +12,8 @@
 //! - A replacement calls its original behind the call to `__fentry__` (`rust/c/symbols.c`), by a direct
 //!   call: no hook sees that call, so it can't recurse, and IBT has nothing to object to.
 //! - `IPMODIFY` makes a hook exclusive: with a live patch on the same function, installing fails
-//!   with `EBUSY` and the function is named. `PERMANENT` keeps `kernel.ftrace_enabled=0` from
-//!   switching it off.
+//!   with `EBUSY` and the function is named. Where `kernel.ftrace_enabled` can still be
+//!   set to 0, `PERMANENT` refuses that; Linux 7.3 refuses it anyway.
 //! - Rust functions have no `__fentry__`, so nothing that a predicate runs in Rust can be traced.
 //! - [`Group::remove`] returns when no CPU and no task is in a callback or replacement anymore.
 //!   Replacements may be preempted but must not sleep, except under a [`Sleeping`].

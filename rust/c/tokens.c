@@ -238,6 +238,8 @@ u32 dc_cursor_of(u32 cpu, u32 epoch)
 static void dc_rekey_work_fn(struct work_struct *work)
 {
 	dc_rekey();
+	/* One secret serves all namespaces. */
+	dc_count(dc_netns_of(&init_net), DC_COUNT_TOKEN_REKEY);
 }
 
 static DECLARE_WORK(dc_rekey_work, dc_rekey_work_fn);
