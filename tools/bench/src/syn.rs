@@ -34,7 +34,7 @@ impl Syn {
         named(self.what, self.form)
     }
 
-    /// Whether it gets low overhead.
+    /// Whether it is an MP_CAPABLE that gets low overhead.
     fn is_ours(&self) -> bool {
         matches!(self.option, Option_::Compact | Option_::Full)
     }
@@ -90,6 +90,13 @@ fn measure_state(
     // Somewhere for MP_JOIN to go.
     let (_client, server) = net::connect(net, listener, MPTCP_PORT)?;
     let token = net::token(&server)?;
+    let mut ours = None;
+    if state == State::Loaded(1) {
+        // Only who offers gets a connection that can be joined without HMAC.
+        net.client.set("mptcp_dc/lowoverhead", 2)?;
+        ours = Some(net::connect(net, listener, MPTCP_PORT)?);
+        net.client.set("mptcp_dc/lowoverhead", 1)?;
+    }
 
     for form in [Form::Mss, Form::Linux] {
         let syn = |what, port, option| Syn {
@@ -104,7 +111,9 @@ fn measure_state(
             syn("MP_CAPABLE v1", MPTCP_PORT, Option_::Capable),
             syn("MP_JOIN, HMAC", MPTCP_PORT, Option_::Join(token)),
         ];
-        if state == State::Loaded(1) {
+        if let Some((_, server)) = &ours {
+            let join = Option_::BareJoin(net::token(server)?);
+            syns.push(syn("MP_JOIN, no HMAC", MPTCP_PORT, join));
             syns.push(syn("MP_CAPABLE v15, compact", MPTCP_PORT, Option_::Compact));
             syns.push(syn("MP_CAPABLE v15, full", MPTCP_PORT, Option_::Full));
         }
@@ -113,6 +122,7 @@ fn measure_state(
             let stock = |what| Some((State::Absent.name(), named(what, form)));
             case.against = match (state, syn.option) {
                 _ if syn.is_ours() => stock(PLAIN),
+                (_, Option_::BareJoin(_)) => stock(PLAIN),
                 (State::Absent, Option_::None) => None,
                 (State::Absent, _) => stock(PLAIN),
                 _ => stock(syn.what),
