@@ -3,6 +3,7 @@
 //! Loading and unloading under traffic, what is hooked when, and the life of namespaces and sysctls.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -399,8 +400,11 @@ fn make_connections(pair: &Pair, at: SocketAddr, worker: u64, traffic: &Traffic)
         thread::sleep(PAUSE);
         let run = || -> Result<bool> {
             let mut echo = Echo::open(pair, at, number)?;
-            echo.exchange()?;
-            echo.exchange()?;
+            let name = echo.stream.local_addr()?;
+            echo.exchange()
+                .with_context(|| format!("first exchange of {name}"))?;
+            echo.exchange()
+                .with_context(|| format!("second exchange of {name}"))?;
             Ok(Info::of(&echo.stream)?.is_some())
         };
         let is_mptcp = run().inspect_err(|_| traffic.stop.store(true, Ordering::Relaxed));
@@ -413,6 +417,18 @@ fn make_connections(pair: &Pair, at: SocketAddr, worker: u64, traffic: &Traffic)
     Ok(())
 }
 
+/// Sends back whatever comes. Not by `std::io::copy()`: it would splice.
+fn echo(mut stream: &TcpStream) -> std::io::Result<()> {
+    let mut buffer = [0; LENGTH];
+    loop {
+        let n = stream.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(());
+        }
+        stream.write_all(&buffer[..n])?;
+    }
+}
+
 /// Sends back whatever comes, on every connection.
 fn serve_all(listener: &TcpListener, traffic: &Traffic) -> Result<()> {
     while !traffic.stop.load(Ordering::Relaxed) {
@@ -421,7 +437,7 @@ fn serve_all(listener: &TcpListener, traffic: &Traffic) -> Result<()> {
         };
         // A connection may be idle for a whole cycle. A failure shows at the other end.
         stream.set_read_timeout(None)?;
-        thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+        thread::spawn(move || echo(&stream));
     }
     Ok(())
 }

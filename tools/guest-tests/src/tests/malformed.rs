@@ -425,7 +425,7 @@ fn third_ack() -> Result<String> {
             let (version, length, flags) = *form;
             let good = version == V15 && length == 20 && flags & !(FLAG_A | FLAG_C) == 0;
             // Stock code takes a version 1 ACK for what it is, and never looks at the key echoed in it.
-            if *form == (V1, 20, FLAG_H) && cookies == 0 {
+            if *form == (V1, 20, FLAG_H) {
                 continue;
             }
             ensure!(
