@@ -242,6 +242,8 @@ fn kernel_arguments(options: &Options) -> String {
         // older tables as well; only the timer that the TSC is measured with must be named. The rest is devices
         // that nobody uses, hundreds of them.
         words.push("acpi=off pmtmr=0x608 pty.legacy_count=0 i8042.nokbd i8042.noaux");
+        // Caches with a debug option have no per-CPU sheaves, whose stale pointers hide leaks from kmemleak.
+        words.push("slab_debug=F");
     }
     if options.icount {
         words.push("mitigations=off nokaslr");

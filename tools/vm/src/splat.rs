@@ -40,7 +40,7 @@ const STARTS: &[&str] = &[
 /// A line that contains one of these is a complaint, wherever it stands.
 const ANYWHERE: &[&str] = &[
     "watchdog: BUG:",
-    "new suspicious memory leaks",
+    "new suspected memory leaks",
     "KASAN: maybe wild-memory-access",
     "unexpected RCU",
 ];
@@ -173,7 +173,7 @@ mod tests {
             "rcu: INFO: rcu_preempt self-detected stall on CPU",
             "watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [curl:12]",
             "INFO: trying to register non-static key.",
-            "kmemleak: 3 new suspicious memory leaks (see /sys/kernel/debug/kmemleak)",
+            "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
             "rust_kernel: panicked at rust/mptcp_dc.rs:3:4:",
             "refcount_t: underflow; use-after-free.",
             "unregister_netdevice: waiting for veth0 to become free. Usage count = 2",
