@@ -169,12 +169,16 @@ impl Range {
         }
     }
 
+    /// Finds the function. One that the compiler made part of another has no code of its own.
     fn resolve(&self) -> Result {
         let mut size = 0;
         // SAFETY: The name is a C string.
-        let start = unsafe { bindings::dc_symbol(self.name.as_char_ptr()) };
+        let start = unsafe { bindings::dc_symbol_if_any(self.name.as_char_ptr()) };
+        if start == 0 {
+            return Ok(());
+        }
         // SAFETY: Any address may be asked for.
-        if start == 0 || !unsafe { bindings::dc_symbol_range(start, &mut size) } {
+        if !unsafe { bindings::dc_symbol_range(start, &mut size) } {
             return Err(ENOENT);
         }
         self.start.store(start, Ordering::Relaxed);
@@ -188,9 +192,11 @@ impl Range {
     }
 }
 
-/// The functions that `subflow_set_remote_key()` is part of. In a call from there, and only there,
-/// `mptcp_crypto_key_sha()`'s `idsn` is the `iasn` of a subflow.
-static REMOTE_KEY_SETTERS: [Range; 2] = [
+/// `subflow_set_remote_key()`, and the functions that a compiler may have made it part of. In a call
+/// from there, and only there, `mptcp_crypto_key_sha()`'s `idsn` is the `iasn` of a subflow.
+static REMOTE_KEY_SETTERS: [Range; 4] = [
+    Range::new(c"subflow_set_remote_key"),
+    Range::new(c"mptcp_propagate_state"),
     Range::new(c"subflow_finish_connect"),
     Range::new(c"__mptcp_subflow_fully_established"),
 ];

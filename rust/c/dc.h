@@ -201,6 +201,7 @@ void dc_proto_finish_connect(struct sock *ssk, const struct sk_buff *skb);
 
 int dc_symbols_init(void);
 unsigned long dc_symbol(const char *name);
+unsigned long dc_symbol_if_any(const char *name);
 unsigned long dc_ftrace_location(unsigned long address);
 bool dc_symbol_range(unsigned long address, unsigned long *size);
 void dc_original_set(const char *name, unsigned long entry);

@@ -118,10 +118,16 @@ int dc_symbols_init(void)
 	return 0;
 }
 
-/* The address of a symbol; 0, and a message, if this kernel has none. */
+/* The address of a symbol; 0 if this kernel has none. */
+unsigned long dc_symbol_if_any(const char *name)
+{
+	return static_call(dc_lookup_name)(name);
+}
+
+/* The same, with a message for want of it. */
 unsigned long dc_symbol(const char *name)
 {
-	unsigned long address = static_call(dc_lookup_name)(name);
+	unsigned long address = dc_symbol_if_any(name);
 
 	if (!address)
 		pr_err("this kernel has no symbol %s\n", name);
