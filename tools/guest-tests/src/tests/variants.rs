@@ -427,7 +427,15 @@ fn tshark() -> Result<()> {
     let mut dump = pair
         .client
         .command("tcpdump")
-        .args(["-i", CLIENT_DEV, "--immediate-mode", "-U", "-w", file, "tcp"])
+        .args([
+            "-i",
+            CLIENT_DEV,
+            "--immediate-mode",
+            "-U",
+            "-w",
+            file,
+            "tcp",
+        ])
         .stderr(Stdio::piped())
         .spawn()
         .context("tcpdump")?;
