@@ -260,16 +260,22 @@ fn syn_with_others() -> Result<()> {
         .map(|(_, options)| options.clone())
         .collect();
     let ours = answers_to_syns(&pair, &own)?;
+    let mut differences = String::new();
     for (((name, options), stock), ours) in sequences.iter().zip(&stock).zip(&ours) {
         let same = match (stock, ours) {
             (Answer::Capable(_), Answer::Capable(_)) => true,
+            // A known difference: stock code heeds the first MPTCP option only, the module an MP_CAPABLE of version 15
+            // behind another one, too. No stack sends that.
+            (_, Answer::Capable((V15, 12, 0))) if name.ends_with(", then it") => true,
             _ => stock == ours,
         };
-        ensure!(
-            same,
-            "{name} ({options:02x?}): {ours:x?}, and stock with version 1 {stock:x?}"
-        );
+        if !same {
+            differences += &format!(
+                "{name} ({options:02x?}): {ours:x?}, and stock with version 1 {stock:x?}\n"
+            );
+        }
     }
+    ensure!(differences.is_empty(), "{differences}");
     ensure!(
         ours[0] == Answer::Capable((V15, 12, 0)),
         "alone: {:x?}",
