@@ -27,7 +27,7 @@ endif
 demo: ## a download over low-overhead MPTCP, with the handshake shown field by field
 	@scripts/demo
 
-test: ## every test, on both kernels
+test: ## every test of this project, on both kernels
 	@scripts/test
 
 test-quick: ## the tests that take seconds, and a short run in one guest
