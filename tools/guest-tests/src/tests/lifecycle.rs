@@ -440,7 +440,8 @@ fn serve_all(listener: &TcpListener, traffic: &Traffic) -> Result<()> {
         let Some(stream) = mptcp::accept_within(listener, Duration::from_millis(200))? else {
             continue;
         };
-        // One wakeup of some thousand gets lost in the stock kernel, without the module as well: so look again.
+        // Now and then a read isn't woken though its data was acknowledged, seen while the module was unloaded. Whose
+        // fault that is isn't known: so look again.
         stream.set_read_timeout(Some(Duration::from_millis(200)))?;
         // A failure shows at the other end.
         thread::spawn(move || echo(&stream));
