@@ -192,9 +192,9 @@ impl Hook for GetOptions {
     }
 }
 
-/// The options from the first on that may be a low-overhead MP_CAPABLE or MP_JOIN; `None` if there is
-/// none. Quick to say no to SYNs without, to data and to ACKs: their MPTCP option is a DSS, behind
-/// which ours can't come.
+/// The options from the first of MPTCP's on, if that may be a low-overhead MP_CAPABLE or MP_JOIN. Stacks
+/// write REMOVE_ADDR and MP_PRIO behind those, and nothing else goes with them (C function:
+/// `mptcp_parse_option()`). Quick to say no to SYNs without, and to data and ACKs: they begin with a DSS.
 #[inline(always)]
 pub(crate) fn ours(mut options: &[u8]) -> Option<&[u8]> {
     /// The longest low-overhead MP_JOIN. The standard ones are longer.
@@ -210,10 +210,9 @@ pub(crate) fn ours(mut options: &[u8]) -> Option<&[u8]> {
     loop {
         match *options {
             [KIND, length, third, ..] if length > 2 => match third >> 4 {
-                subtype::DSS => return None,
                 subtype::MP_CAPABLE if third == DC_VERSION => return Some(options),
                 subtype::MP_JOIN if length <= JOIN => return Some(options),
-                _ => options = options.get(usize::from(length)..)?,
+                _ => return None,
             },
             [1, ref rest @ ..] => options = rest,
             [kind, length, ..] if kind > 1 && length > 1 => {
