@@ -34,6 +34,7 @@
 mod client;
 mod join;
 mod server;
+mod stateless;
 mod wire;
 
 #[cfg(CONFIG_KUNIT = "y")]
@@ -74,6 +75,14 @@ hook_group! {
 }
 
 hook_group! {
+    /// Run for every SYN to an MPTCP listener. Installed only while some network namespace has
+    /// `stateless_join` above 0.
+    STATELESS:
+    stateless::ConnRequestV4,
+    stateless::ConnRequestV6,
+}
+
+hook_group! {
     /// Run for every segment. Installed only while some network namespace has `lowoverhead` above 0.
     HOT:
     wire::WriteOptions,
@@ -86,17 +95,20 @@ hook_group! {
 pub(crate) fn start() -> Result {
     COLD.resolve()?;
     HOT.resolve()?;
+    STATELESS.resolve()?;
     for range in &REMOTE_KEY_SETTERS {
         range.resolve()?;
     }
-    HOT.install()?;
-    HOT.remove();
+    for group in [&HOT, &STATELESS] {
+        group.install()?;
+        group.remove();
+    }
     COLD.install()
 }
 
 /// Ends all handshakes and removes the hooks.
 pub(crate) fn stop() {
-    // SAFETY: Process context. With the last namespace, `HOT` goes.
+    // SAFETY: Process context. With the last namespace, `STATELESS` and `HOT` go.
     unsafe { bindings::dc_netns_close() };
     COLD.remove();
 }
@@ -129,25 +141,40 @@ fn wire_stop() {
     HOT.remove();
 }
 
-/// A namespace began (`on`) or ceased to have `lowoverhead` above 0. Calls are serialised by
+/// A namespace began (`on`) or ceased to have a sysctl above 0. Calls are serialised by
 /// `dc_mode_lock`.
 #[no_mangle]
-extern "C" fn dc_lowoverhead_changed(on: bool) -> kernel::ffi::c_int {
-    /// How many namespaces have it.
-    static USERS: AtomicUsize = AtomicUsize::new(0);
+extern "C" fn dc_switched(which: bindings::dc_switch, on: bool) -> kernel::ffi::c_int {
+    /// How many namespaces have `stateless_join`.
+    static STATELESS_USERS: AtomicUsize = AtomicUsize::new(0);
+    /// How many namespaces have `lowoverhead`.
+    static WIRE_USERS: AtomicUsize = AtomicUsize::new(0);
 
-    let users = USERS.load(Ordering::Relaxed);
+    let is_stateless = which == bindings::DC_SWITCH_STATELESS_JOIN;
+    let counter = if is_stateless {
+        &STATELESS_USERS
+    } else {
+        &WIRE_USERS
+    };
+    let users = counter.load(Ordering::Relaxed);
     if on {
         if users == 0 {
-            if let Err(err) = wire_start() {
+            let started = if is_stateless {
+                STATELESS.install()
+            } else {
+                wire_start()
+            };
+            if let Err(err) = started {
                 return err.to_errno();
             }
         }
-        USERS.store(users.wrapping_add(1), Ordering::Relaxed);
+        counter.store(users.wrapping_add(1), Ordering::Relaxed);
     } else {
-        USERS.store(users.saturating_sub(1), Ordering::Relaxed);
-        if users == 1 {
-            wire_stop();
+        counter.store(users.saturating_sub(1), Ordering::Relaxed);
+        match users {
+            1 if is_stateless => STATELESS.remove(),
+            1 => wire_stop(),
+            _ => {}
         }
     }
     0

@@ -76,6 +76,7 @@ impl kernel::Module for MptcpDc {
             to_result(bindings::dc_symbols_init())?;
             to_result(bindings::dc_layout_check())?;
             to_result(bindings::dc_tokens_init())?;
+            to_result(bindings::dc_stateless_init())?;
         }
         secret::start()?;
         let secret = Secrets;

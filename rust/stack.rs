@@ -402,6 +402,13 @@ impl Netns {
         unsafe { (&raw const (*self.0.as_ptr()).syn_token).read_volatile() != 0 }
     }
 
+    /// Whether a low-overhead MP_JOIN SYN is to leave nothing behind here.
+    #[inline]
+    pub(crate) fn joins_stateless(&self) -> bool {
+        // SAFETY: By the type's invariant. A sysctl may be writing it.
+        unsafe { (&raw const (*self.0.as_ptr()).stateless_join).read_volatile() != 0 }
+    }
+
     /// What stands for the namespace in keyed hashes.
     #[inline]
     pub(crate) fn cookie(&self) -> u64 {

@@ -87,8 +87,29 @@ struct dc_token_bucket {
 	X(mptcp_sock, pm, mptcp_sock)				\
 	X(mptcp_sock, flags, mptcp_sock)			\
 	X(tcp_sock, md5sig_info, tcp_sock)			\
+	X(tcp_sock, rx_opt, tcp_sock)				\
 	X(tcp_sock, fastopen_req, tcp_sock)			\
-	X(sock, sk_lock, sock)
+	X(sock, sk_lock, sock)					\
+	X(sock, sk_ack_backlog, sock)				\
+	X(sock, sk_max_ack_backlog, sock)			\
+	X(sock, sk_drops, sock)					\
+	X(request_sock, mss, request_sock)			\
+	X(request_sock, ts_recent, request_sock)		\
+	X(inet_request_sock, ir_mark, inet_request_sock)	\
+	X(tcp_request_sock, af_specific, tcp_request_sock)	\
+	X(tcp_request_sock, snt_synack, tcp_request_sock)	\
+	X(tcp_request_sock, is_mptcp, tcp_request_sock)		\
+	X(tcp_request_sock, txhash, tcp_request_sock)		\
+	X(tcp_request_sock, rcv_isn, tcp_request_sock)		\
+	X(tcp_request_sock, snt_isn, tcp_request_sock)		\
+	X(tcp_request_sock, ts_off, tcp_request_sock)		\
+	X(tcp_request_sock, rcv_nxt, tcp_request_sock)		\
+	X(tcp_request_sock, syn_tos, tcp_request_sock)		\
+	X(tcp_request_sock, accecn_ok, tcp_request_sock)	\
+	X(tcp_request_sock_ops, mss_clamp, tcp_request_sock_ops) \
+	X(netns_ipv4, sysctl_tcp_syncookies, netns_ipv4)	\
+	X(netns_ipv4, sysctl_tcp_ecn, netns_ipv4)		\
+	X(net, ipv4, net)
 
 /* Bit fields that C reads or writes for Rust, as X(structure, field). */
 #define DC_BITS(X)						\
@@ -112,7 +133,10 @@ struct dc_token_bucket {
 	X(mptcp_options_received, dsn64)			\
 	X(mptcp_options_received, mpc_map)			\
 	X(mptcp_options_received, deny_join_id0)		\
-	X(request_sock, syncookie)
+	X(request_sock, syncookie)				\
+	X(inet_request_sock, tstamp_ok)				\
+	X(inet_request_sock, ecn_ok)				\
+	X(inet_request_sock, no_srccheck)
 
 /*
  * Events counted per network namespace, as X(NAME, "name in
@@ -131,6 +155,7 @@ struct dc_token_bucket {
 	X(MPC_COOKIE_NOT_OWN, "MPCapableCookieNotOwn")		\
 	X(JOIN_SYN_TX, "MPJoinSYNTX")				\
 	X(JOIN_SYN_RX, "MPJoinSYNRX")				\
+	X(JOIN_SYN_STATELESS, "MPJoinSYNStateless")		\
 	X(JOIN_SYNACK_RX, "MPJoinSYNACKRX")			\
 	X(JOIN_SYNACK_BAD, "MPJoinSYNACKBad")			\
 	X(JOIN_ACK_RX, "MPJoinACKRX")				\
@@ -156,10 +181,17 @@ struct dc_counters {
 struct dc_netns {
 	u8	lowoverhead;	/* net.mptcp_dc.lowoverhead: 0, 1, 2 */
 	u8	syn_token;	/* net.mptcp_dc.syn_token: 0, 1 */
+	u8	stateless_join;	/* net.mptcp_dc.stateless_join: 0, 1 */
 	u64	cookie;		/* names the namespace in keyed hashes */
 	struct dc_counters __percpu	*counters;
 	struct ctl_table_header		*sysctl;
 	struct ctl_table		*table;
+};
+
+/* A sysctl that hooks stand for while some namespace has it above 0. */
+enum dc_switch {
+	DC_SWITCH_LOWOVERHEAD,
+	DC_SWITCH_STATELESS_JOIN,
 };
 
 /* The counters of tokens a CPU has taken, for it alone to write. */
@@ -198,6 +230,7 @@ unsigned long dc_proto_ftrace_location(unsigned long ip);
 int dc_proto_request(struct request_sock *req, const struct sock *listener,
 		     struct sk_buff *skb);
 void dc_proto_finish_connect(struct sock *ssk, const struct sk_buff *skb);
+int dc_proto_conn_request(struct sock *sk, struct sk_buff *skb);
 
 int dc_symbols_init(void);
 unsigned long dc_symbol(const char *name);
@@ -219,6 +252,8 @@ int dc_orig_init_cookie_req(struct request_sock *req,
 			    const struct sock *listener, struct sk_buff *skb);
 void dc_orig_finish_connect(struct sock *ssk, const struct sk_buff *skb);
 int dc_orig_token_new_connect(struct sock *ssk);
+int dc_orig_v4_conn_request(struct sock *sk, struct sk_buff *skb);
+int dc_orig_v6_conn_request(struct sock *sk, struct sk_buff *skb);
 struct sock *dc_orig_syn_recv_sock(const struct sock *listener, struct sk_buff *skb,
 				   struct request_sock *req, struct dst_entry *dst,
 				   struct request_sock *req_unhash, bool *own_req,
@@ -263,7 +298,7 @@ struct net *dc_sock_net(const struct sock *sk);
 void dc_count(struct dc_netns *ns, enum dc_counter counter);
 void dc_count_syn(const struct sock *listener, struct dc_netns *ns, enum dc_counter counter);
 void dc_count_fallback(struct dc_netns *ns, struct net *net);
-int dc_lowoverhead_changed(bool on);		/* in Rust */
+int dc_switched(enum dc_switch which, bool on);	/* in Rust */
 
 /* stack.c: bit fields and inline functions of the stack's objects */
 struct dc_netns *dc_listener_netns(const struct sock *listener, bool join);
@@ -294,6 +329,10 @@ void dc_subflow_join_fields(const struct sock *ssk, struct dc_join *join);
 void dc_received_join(struct mptcp_options_received *mp_opt, u16 suboption,
 		      const struct dc_join *join);
 bool dc_token_is_low_overhead(u32 token);
+
+/* stateless.c: SYN cookies whatever the backlog */
+int dc_stateless_init(void);
+bool dc_answer_stateless(struct sock *sk, struct sk_buff *skb);
 
 /* info.c: getsockopt(MPTCP_DC_INFO) */
 int dc_info_get(struct sock *sk, char __user *optval, int __user *optlen);

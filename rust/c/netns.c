@@ -76,24 +76,24 @@ static int dc_counters_show(struct seq_file *seq, void *v)
 	return 0;
 }
 
-/* Guards writes to dc_netns::lowoverhead, and dc_closed. */
+/* Guards writes to the switches in a dc_netns, and dc_closed. */
 static DEFINE_MUTEX(dc_mode_lock);
 static bool dc_closed = true;
 
 /*
  * The hooks must stand before the first packet is handled by them, and go only
- * after the last, so the mode is not simply stored.
+ * after the last, so a switch is not simply stored.
  */
-static int dc_lowoverhead_handler(const struct ctl_table *table, int write,
-				  void *buffer, size_t *length, loff_t *pos)
+static int dc_switch_handler(enum dc_switch which, const struct ctl_table *table, int write,
+			     void *buffer, size_t *length, loff_t *pos)
 {
-	u8 *mode = table->data;
+	u8 *value = table->data;
 	u8 was, is;
 	struct ctl_table copy = *table;
 	int err;
 
 	mutex_lock(&dc_mode_lock);
-	was = READ_ONCE(*mode);
+	was = READ_ONCE(*value);
 	is = was;
 	copy.data = &is;
 	err = proc_dou8vec_minmax(&copy, write, buffer, length, pos);
@@ -101,15 +101,27 @@ static int dc_lowoverhead_handler(const struct ctl_table *table, int write,
 		goto out;
 	err = dc_closed ? -ENODEV : 0;
 	if (!err && !was)
-		err = dc_lowoverhead_changed(true);
+		err = dc_switched(which, true);
 	if (err)
 		goto out;
-	WRITE_ONCE(*mode, is);
+	WRITE_ONCE(*value, is);
 	if (!is)
-		dc_lowoverhead_changed(false);
+		dc_switched(which, false);
 out:
 	mutex_unlock(&dc_mode_lock);
 	return err;
+}
+
+static int dc_lowoverhead_handler(const struct ctl_table *table, int write,
+				  void *buffer, size_t *length, loff_t *pos)
+{
+	return dc_switch_handler(DC_SWITCH_LOWOVERHEAD, table, write, buffer, length, pos);
+}
+
+static int dc_stateless_handler(const struct ctl_table *table, int write,
+				void *buffer, size_t *length, loff_t *pos)
+{
+	return dc_switch_handler(DC_SWITCH_STATELESS_JOIN, table, write, buffer, length, pos);
 }
 
 static const struct ctl_table dc_table_template[] = {
@@ -131,14 +143,23 @@ static const struct ctl_table dc_table_template[] = {
 		.extra1		= SYSCTL_ZERO,
 		.extra2		= SYSCTL_ONE,
 	},
+	{
+		.procname	= "stateless_join",
+		.data		= (void *)offsetof(struct dc_netns, stateless_join),
+		.maxlen		= sizeof(u8),
+		.mode		= 0644,
+		.proc_handler	= dc_stateless_handler,
+		.extra1		= SYSCTL_ZERO,
+		.extra2		= SYSCTL_ONE,
+	},
 };
 
-/* Called with dc_mode_lock held. Was low overhead on? */
-static bool dc_mode_clear(struct dc_netns *ns)
+/* Called with dc_mode_lock held. Was it on? */
+static bool dc_switch_clear(u8 *value)
 {
-	bool was = ns->lowoverhead;
+	bool was = *value;
 
-	WRITE_ONCE(ns->lowoverhead, 0);
+	WRITE_ONCE(*value, 0);
 	return was;
 }
 
@@ -150,20 +171,24 @@ void dc_netns_open(void)
 	mutex_unlock(&dc_mode_lock);
 }
 
-/* Takes low overhead from every namespace, for good. */
+/* Turns every switch of every namespace off, for good. */
 void dc_netns_close(void)
 {
-	unsigned int users = 0;
+	unsigned int lowoverhead = 0, stateless_join = 0;
 	struct net *net;
 
 	mutex_lock(&dc_mode_lock);
 	dc_closed = true;
 	down_read(&net_rwsem);
-	for_each_net(net)
-		users += dc_mode_clear(dc_netns_of(net));
+	for_each_net(net) {
+		stateless_join += dc_switch_clear(&dc_netns_of(net)->stateless_join);
+		lowoverhead += dc_switch_clear(&dc_netns_of(net)->lowoverhead);
+	}
 	up_read(&net_rwsem);
-	while (users--)
-		dc_lowoverhead_changed(false);
+	while (stateless_join--)
+		dc_switched(DC_SWITCH_STATELESS_JOIN, false);
+	while (lowoverhead--)
+		dc_switched(DC_SWITCH_LOWOVERHEAD, false);
 	mutex_unlock(&dc_mode_lock);
 }
 
@@ -208,8 +233,10 @@ static void __net_exit dc_netns_stop(struct net *net)
 	unregister_net_sysctl_table(ns->sysctl);
 	kfree(ns->table);
 	mutex_lock(&dc_mode_lock);
-	if (dc_mode_clear(ns))
-		dc_lowoverhead_changed(false);
+	if (dc_switch_clear(&ns->stateless_join))
+		dc_switched(DC_SWITCH_STATELESS_JOIN, false);
+	if (dc_switch_clear(&ns->lowoverhead))
+		dc_switched(DC_SWITCH_LOWOVERHEAD, false);
 	mutex_unlock(&dc_mode_lock);
 	free_percpu(ns->counters);
 }

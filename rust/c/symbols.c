@@ -17,6 +17,7 @@
 #include <linux/static_call.h>
 #include "protocol.h"
 #include "dc.h"
+#include "stateless.h"
 
 DEFINE_STATIC_CALL_NULL(dc_lookup_name, dc_proto_lookup_name);
 DEFINE_STATIC_CALL_NULL(dc_lookup_size, dc_proto_lookup_size);
@@ -30,6 +31,9 @@ DEFINE_STATIC_CALL_NULL(dc_get_local_id, mptcp_pm_get_local_id);
 DEFINE_STATIC_CALL_NULL(dc_is_backup, mptcp_pm_is_backup);
 DEFINE_STATIC_CALL_NULL(dc_announced_has_ssk, mptcp_pm_announced_has_ssk);
 DEFINE_STATIC_CALL_NULL(dc_userspace_active, mptcp_userspace_pm_active);
+#define X(call, type, function) DEFINE_STATIC_CALL_NULL(call, type);
+DC_SYN_CALLS(X)
+#undef X
 
 DEFINE_STATIC_CALL_NULL(dc_syn_options, mptcp_syn_options);
 DEFINE_STATIC_CALL_NULL(dc_synack_options, mptcp_synack_options);
@@ -40,6 +44,8 @@ DEFINE_STATIC_CALL_NULL(dc_init_cookie_req, dc_proto_request);
 DEFINE_STATIC_CALL_NULL(dc_finish_connect, dc_proto_finish_connect);
 DEFINE_STATIC_CALL_NULL(dc_syn_recv_sock, dc_orig_syn_recv_sock);
 DEFINE_STATIC_CALL_NULL(dc_token_new_connect, mptcp_token_new_connect);
+DEFINE_STATIC_CALL_NULL(dc_v4_conn_request, dc_proto_conn_request);
+DEFINE_STATIC_CALL_NULL(dc_v6_conn_request, dc_proto_conn_request);
 
 /* A function of the kernel, and the static call that reaches it. */
 struct dc_function {
@@ -69,6 +75,9 @@ static const struct dc_function dc_helpers[] = {
 	DC_FUNCTION("mptcp_pm_is_backup", dc_is_backup),
 	DC_FUNCTION("mptcp_pm_announced_has_ssk", dc_announced_has_ssk),
 	DC_FUNCTION("mptcp_userspace_pm_active", dc_userspace_active),
+#define X(call, type, function) DC_FUNCTION(#function, call),
+	DC_SYN_CALLS(X)
+#undef X
 };
 
 /* Functions that are hooked. */
@@ -82,6 +91,8 @@ static const struct dc_function dc_originals[] = {
 	DC_FUNCTION("subflow_finish_connect", dc_finish_connect),
 	DC_FUNCTION("subflow_syn_recv_sock", dc_syn_recv_sock),
 	DC_FUNCTION("mptcp_token_new_connect", dc_token_new_connect),
+	DC_FUNCTION("subflow_v4_conn_request", dc_v4_conn_request),
+	DC_FUNCTION("subflow_v6_conn_request", dc_v6_conn_request),
 };
 
 static void dc_static_call_set(const struct dc_function *function, unsigned long entry)
@@ -213,6 +224,16 @@ struct sock *dc_orig_syn_recv_sock(const struct sock *listener, struct sk_buff *
 int dc_orig_token_new_connect(struct sock *ssk)
 {
 	return static_call(dc_token_new_connect)(ssk);
+}
+
+int dc_orig_v4_conn_request(struct sock *sk, struct sk_buff *skb)
+{
+	return static_call(dc_v4_conn_request)(sk, skb);
+}
+
+int dc_orig_v6_conn_request(struct sock *sk, struct sk_buff *skb)
+{
+	return static_call(dc_v6_conn_request)(sk, skb);
 }
 
 bool dc_orig_try_fallback(struct mptcp_sock *msk, int fb_mib)

@@ -7,6 +7,7 @@ mod lifecycle;
 mod losses;
 mod malformed;
 mod matrix;
+mod stateless;
 mod variants;
 
 use crate::{Scale, Test};
@@ -27,6 +28,7 @@ pub fn all(scale: Scale) -> Vec<Test> {
         matrix::tests(),
         variants::tests(scale),
         cookies::tests(),
+        stateless::tests(),
         malformed::tests(scale),
         losses::tests(scale),
     ]

@@ -29,6 +29,10 @@ pub fn tests(scale: Scale) -> Vec<Test> {
             "off: no per-segment function is hooked before some namespace has lowoverhead",
             hot_hooks,
         ),
+        Test::new(
+            "off: no function that every SYN passes is hooked before some namespace has stateless_join",
+            stateless_hooks,
+        ),
         Test::new("off: the unloaded module leaves no hook", no_hooks_left),
         Test::new(
             "off: kernel.ftrace_enabled=0 is refused while hooks stand",
@@ -105,6 +109,24 @@ fn hot_hooks() -> Result<()> {
     )
 }
 
+fn stateless_hooks() -> Result<()> {
+    const NAMES: [&str; 2] = ["subflow_v4_conn_request", "subflow_v6_conn_request"];
+    let pair = Pair::with_mode(Mode::Offer)?;
+    for (client, server, expected) in [(0, 0, 0), (0, 1, 2), (1, 1, 2), (1, 0, 2), (0, 0, 0)] {
+        pair.client.set("mptcp_dc/stateless_join", client)?;
+        pair.server.set("mptcp_dc/stateless_join", server)?;
+        let hooked = kernel::hooked_functions()?;
+        let found = NAMES
+            .iter()
+            .filter(|name| hooked.iter().any(|h| h == *name));
+        ensure!(
+            found.count() == expected,
+            "with {client} and {server}: {hooked:?}"
+        );
+    }
+    Ok(())
+}
+
 fn no_hooks_left() -> Result<()> {
     let ours = || -> Result<Vec<String>> {
         let mut hooked = kernel::hooked_functions()?;
@@ -157,6 +179,11 @@ fn sysctl_values() -> Result<()> {
             &["3", "-1", "256", "x", "257"][..],
         ),
         ("mptcp_dc/syn_token", &["1", "0"], &["2", "-1", "256", "x"]),
+        (
+            "mptcp_dc/stateless_join",
+            &["1", "0"],
+            &["2", "-1", "256", "x"],
+        ),
     ] {
         for value in good {
             pair.client.set(name, value)?;
@@ -188,7 +215,11 @@ fn sysctl_values() -> Result<()> {
 
 fn sysctls_apart() -> Result<()> {
     let pair = Pair::new()?;
-    for name in ["mptcp_dc/lowoverhead", "mptcp_dc/syn_token"] {
+    for name in [
+        "mptcp_dc/lowoverhead",
+        "mptcp_dc/syn_token",
+        "mptcp_dc/stateless_join",
+    ] {
         for end in pair.ends() {
             ensure!(end.get(name)? == "0", "{name} starts at {}", end.get(name)?);
         }

@@ -1,0 +1,513 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Low-overhead joins with `stateless_join=1`: between SYN and ACK the server keeps nothing, whatever its backlog.
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+
+use crate::mptcp::{self, Info};
+use crate::netns::{output, Counters, Family, Mode, Netns, Pair, CLIENT_DEV, SERVER_V4};
+use crate::raw::{RawPeer, ISN};
+use crate::wire::{Segment, ACK, MPTCP, RST, SYN};
+use crate::Test;
+
+pub fn tests() -> Vec<Test> {
+    let mut tests = Vec::new();
+    for (to, at) in [
+        ("IPv4", ListenAt::V4),
+        ("IPv6", ListenAt::V6),
+        ("IPv4 to an IPv6 listener", ListenAt::Any),
+    ] {
+        for timestamps in [1, 0] {
+            tests.push(Test::new(
+                format!("stateless joins: {to}, tcp_timestamps={timestamps}: a subflow joins and carries data"),
+                move || joins(at, timestamps),
+            ));
+        }
+    }
+    for (name, run) in [
+        (
+            "stateless joins: SYNs without ACK leave no request socket, and do where it is 0",
+            syns_leave_nothing as fn() -> Result<()>,
+        ),
+        (
+            "stateless joins: they go on where the backlog is full",
+            full_backlog,
+        ),
+        (
+            "stateless joins: with tcp_syncookies=0 a SYN has a request socket, as ever",
+            without_cookies,
+        ),
+        (
+            "stateless joins: SYN and ACK twice make one subflow",
+            duplicates,
+        ),
+        (
+            "stateless joins: a SYN with a wrong token gets the stock answer",
+            wrong_syn_token,
+        ),
+        (
+            "stateless joins: an ACK with a wrong token makes no subflow",
+            wrong_ack_token,
+        ),
+        (
+            "stateless joins: an ACK without the cookie makes no subflow",
+            no_cookie,
+        ),
+        (
+            "stateless joins: a connection that takes no subflow answers with a reset",
+            refused,
+        ),
+        (
+            "stateless joins: other SYNs are the stack's own",
+            other_syns,
+        ),
+    ] {
+        tests.push(Test::new(name, run));
+    }
+    tests
+}
+
+/// Where the listener is, and so by what protocol the client comes.
+#[derive(Clone, Copy)]
+enum ListenAt {
+    V4,
+    V6,
+    /// IPv6's wildcard; the client comes by IPv4.
+    Any,
+}
+
+/// Length of a low-overhead MP_JOIN in SYN and ACK, and in the SYN/ACK.
+const JOIN: u8 = 8;
+const JOIN_ANSWER: u8 = 4;
+/// Subtype of MP_JOIN, and of MP_TCPRST.
+const MP_JOIN: u8 = 1;
+const MP_TCPRST: u8 = 8;
+
+fn mp_join(token: u32) -> Vec<u8> {
+    [&[MPTCP, JOIN, MP_JOIN << 4, 9][..], &token.to_be_bytes()].concat()
+}
+
+/// A pair of which the server answers joins without state, and takes some.
+fn stateless_pair() -> Result<Pair> {
+    let pair = Pair::with_mode(Mode::Offer)?;
+    pair.server.set("mptcp_dc/stateless_join", 1)?;
+    for end in pair.ends() {
+        limit_subflows(end, 4)?;
+    }
+    Ok(pair)
+}
+
+fn limit_subflows(netns: &Netns, limit: u32) -> Result<()> {
+    let limit = limit.to_string();
+    output(netns.command("ip").args([
+        "mptcp",
+        "limits",
+        "set",
+        "subflows",
+        &limit,
+        "add_addr_accepted",
+        "0",
+    ]))
+    .map(drop)
+}
+
+/// An established low-overhead connection, for others to join.
+struct Joinable {
+    listener: TcpListener,
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Joinable {
+    fn new(pair: &Pair, listen: SocketAddr, to: IpAddr) -> Result<Self> {
+        let listener = mptcp::listen(&pair.server, listen)?;
+        let to = SocketAddr::new(to, listener.local_addr()?.port());
+        let client = mptcp::connect(&pair.client, to)?;
+        let server = mptcp::accept(&listener)?;
+        let this = Self {
+            listener,
+            client,
+            server,
+        };
+        this.exchange()?;
+        Ok(this)
+    }
+
+    /// One to the server's IPv4 address, and that with its port.
+    fn v4(pair: &Pair) -> Result<(Self, SocketAddrV4)> {
+        let at = Pair::server_addr(Family::V4);
+        let this = Self::new(pair, SocketAddr::new(at, 0), at)?;
+        let port = this.listener.local_addr()?.port();
+        Ok((this, SocketAddrV4::new(SERVER_V4, port)))
+    }
+
+    fn exchange(&self) -> Result<()> {
+        for seed in 0..3 {
+            mptcp::send(&self.client, seed, 20_000)?;
+            mptcp::receive(&self.server, seed, 20_000)?;
+            mptcp::send(&self.server, seed + 10, 20_000)?;
+            mptcp::receive(&self.client, seed + 10, 20_000)?;
+        }
+        Ok(())
+    }
+
+    /// The server's token.
+    fn token(&self) -> Result<u32> {
+        Ok(Info::of(&self.server)?
+            .context("the connection is plain TCP")?
+            .token)
+    }
+
+    /// How many subflows have joined, as the server sees it.
+    fn subflows(&self) -> Result<u8> {
+        Ok(Info::of(&self.server)?
+            .context("the connection is plain TCP")?
+            .subflows)
+    }
+
+    /// Waits until so many have.
+    fn wait_for_subflows(&self, count: u8) -> Result<()> {
+        let start = Instant::now();
+        while self.subflows()? != count {
+            ensure!(
+                start.elapsed() < Duration::from_secs(20),
+                "{} subflows joined, not {count}",
+                self.subflows()?
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+/// Request sockets of the namespace.
+fn requests(netns: &Netns) -> Result<usize> {
+    let text = output(netns.command("ss").args(["-Htan", "state", "syn-recv"]))?;
+    Ok(text.lines().count())
+}
+
+/// Checks how much counters of the module grew.
+fn check_growth(netns: &Netns, before: &Counters, expected: &[(&str, u64)]) -> Result<()> {
+    let after = netns.counters()?;
+    for (name, growth) in expected {
+        let grew = after.since(before, name)?;
+        ensure!(grew == *growth, "{name} grew by {grew}, not {growth}");
+    }
+    Ok(())
+}
+
+/// The MP_JOIN of a SYN/ACK has its length, and nothing but MP_JOIN's.
+fn check_answer(syn_ack: &Segment) -> Result<()> {
+    let joins: Vec<_> = syn_ack.mptcp(MP_JOIN).collect();
+    ensure!(
+        matches!(joins.as_slice(), [join] if join.len() == usize::from(JOIN_ANSWER)),
+        "the SYN/ACK is {syn_ack}"
+    );
+    Ok(())
+}
+
+fn joins(at: ListenAt, timestamps: u8) -> Result<()> {
+    let pair = stateless_pair()?;
+    for end in pair.ends() {
+        end.set("ipv4/tcp_timestamps", timestamps)?;
+    }
+    let family = match at {
+        ListenAt::V6 => Family::V6,
+        ListenAt::V4 | ListenAt::Any => Family::V4,
+    };
+    let to = Pair::server_addr(family);
+    let listen = match at {
+        ListenAt::V4 | ListenAt::V6 => to,
+        ListenAt::Any => IpAddr::from([0_u16; 8]),
+    };
+    let before = pair.server.counters()?;
+    let joinable = Joinable::new(&pair, SocketAddr::new(listen, 0), to)?;
+    let (address, prefix) = match family {
+        Family::V4 => ("10.9.0.11", "24"),
+        Family::V6 => ("fd09::11", "64"),
+    };
+    let with_prefix = format!("{address}/{prefix}");
+    let mut add = vec!["addr", "add", &with_prefix, "dev", CLIENT_DEV];
+    if family == Family::V6 {
+        add.push("nodad");
+    }
+    output(pair.client.command("ip").args(add))?;
+    output(pair.client.command("ip").args([
+        "mptcp", "endpoint", "add", address, "dev", CLIENT_DEV, "subflow",
+    ]))?;
+    joinable.wait_for_subflows(1)?;
+    joinable.exchange()?;
+    check_growth(
+        &pair.server,
+        &before,
+        &[
+            ("MPJoinSYNRX", 1),
+            ("MPJoinSYNStateless", 1),
+            ("MPJoinCookieACKRX", 1),
+            ("MPJoinACKRX", 1),
+            ("MPJoinACKBad", 0),
+        ],
+    )?;
+    // The rest of the connection goes on over the new subflow alone.
+    let old = match family {
+        Family::V4 => vec!["addr", "del", "10.9.0.1/24", "dev", CLIENT_DEV],
+        Family::V6 => vec!["addr", "del", "fd09::1/64", "dev", CLIENT_DEV],
+    };
+    output(pair.client.command("ip").args(old))?;
+    if family == Family::V4 {
+        // It went with the primary address.
+        let _ = output(pair.client.command("ip").args([
+            "addr",
+            "add",
+            &with_prefix,
+            "dev",
+            CLIENT_DEV,
+        ]));
+    }
+    joinable.exchange()
+}
+
+const SYNS: u16 = 50;
+
+/// Sends SYNs of joins with a token; each is answered as a join.
+fn send_syns(
+    peer: &mut RawPeer,
+    to: SocketAddrV4,
+    token: u32,
+    ports: std::ops::Range<u16>,
+) -> Result<()> {
+    for port in ports {
+        check_answer(&peer.syn(port, to, &mp_join(token))?)?;
+    }
+    Ok(())
+}
+
+fn syns_leave_nothing() -> Result<()> {
+    let pair = stateless_pair()?;
+    let (joinable, to) = Joinable::v4(&pair)?;
+    let token = joinable.token()?;
+    let mut peer = RawPeer::client(&pair)?;
+    let before = pair.server.counters()?;
+    send_syns(&mut peer, to, token, 2_000..2_000 + SYNS)?;
+    let left = requests(&pair.server)?;
+    ensure!(left == 0, "{left} request sockets after {SYNS} SYNs");
+    check_growth(
+        &pair.server,
+        &before,
+        &[
+            ("MPJoinSYNStateless", SYNS.into()),
+            ("MPJoinSYNRX", SYNS.into()),
+        ],
+    )?;
+    pair.server.set("mptcp_dc/stateless_join", 0)?;
+    send_syns(&mut peer, to, token, 3_000..3_000 + SYNS)?;
+    let left = requests(&pair.server)?;
+    ensure!(
+        left == usize::from(SYNS),
+        "{left} request sockets after {SYNS} SYNs with stateless_join=0"
+    );
+    check_growth(
+        &pair.server,
+        &before,
+        &[("MPJoinSYNStateless", SYNS.into())],
+    )
+}
+
+fn full_backlog() -> Result<()> {
+    let pair = stateless_pair()?;
+    let (joinable, to) = Joinable::v4(&pair)?;
+    let mut peer = RawPeer::client(&pair)?;
+    // Plain SYNs fill it. The listener's backlog is 512.
+    for port in 10_000..10_600 {
+        peer.send(port, to, SYN, (ISN, 0), &[], &[])?;
+    }
+    let full = requests(&pair.server)?;
+    ensure!(full > 500, "{full} request sockets: the backlog isn't full");
+    let token = joinable.token()?;
+    send_syns(&mut peer, to, token, 2_000..2_000 + SYNS)?;
+    let now = requests(&pair.server)?;
+    ensure!(now <= full, "{full} request sockets, then {now}");
+    let syn_ack = peer.syn(5_000, to, &mp_join(token))?;
+    peer.third_ack(5_000, to, &syn_ack, &mp_join(token), &[])?;
+    joinable.wait_for_subflows(1)
+}
+
+fn without_cookies() -> Result<()> {
+    let pair = stateless_pair()?;
+    pair.server.set("ipv4/tcp_syncookies", 0)?;
+    let (joinable, to) = Joinable::v4(&pair)?;
+    let token = joinable.token()?;
+    let mut peer = RawPeer::client(&pair)?;
+    let before = pair.server.counters()?;
+    let syn_ack = peer.syn(2_000, to, &mp_join(token))?;
+    check_answer(&syn_ack)?;
+    let kept = requests(&pair.server)?;
+    ensure!(kept == 1, "{kept} request sockets");
+    peer.third_ack(2_000, to, &syn_ack, &mp_join(token), &[])?;
+    joinable.wait_for_subflows(1)?;
+    check_growth(
+        &pair.server,
+        &before,
+        &[("MPJoinSYNStateless", 0), ("MPJoinACKRX", 1)],
+    )
+}
+
+fn duplicates() -> Result<()> {
+    let pair = stateless_pair()?;
+    let (joinable, to) = Joinable::v4(&pair)?;
+    let token = joinable.token()?;
+    let mut peer = RawPeer::client(&pair)?;
+    let before = pair.server.counters()?;
+    let first = peer.syn(2_000, to, &mp_join(token))?;
+    let syn_ack = peer.syn(2_000, to, &mp_join(token))?;
+    ensure!(
+        // A cookie changes once a minute at most.
+        syn_ack.seq == first.seq || syn_ack.seq >> 24 != first.seq >> 24,
+        "two cookies: {first} and {syn_ack}"
+    );
+    for _ in 0..3 {
+        peer.third_ack(2_000, to, &syn_ack, &mp_join(token), &[])?;
+    }
+    joinable.wait_for_subflows(1)?;
+    // A SYN that comes late.
+    peer.send(2_000, to, SYN, (ISN, 0), &mp_join(token), &[])?;
+    peer.third_ack(2_000, to, &syn_ack, &mp_join(token), &[])?;
+    joinable.exchange()?;
+    joinable.wait_for_subflows(1)?;
+    check_growth(
+        &pair.server,
+        &before,
+        &[("MPJoinSYNStateless", 2), ("MPJoinACKRX", 1)],
+    )
+}
+
+/// The first segment that answers one of `port`.
+fn answer(peer: &mut RawPeer, port: u16, limit: Duration) -> Result<Option<Segment>> {
+    peer.capture
+        .wait_for(limit, |s| s.to.port() == port && s.flags & ACK != 0)
+}
+
+const SOON: Duration = Duration::from_secs(10);
+const NEVER: Duration = Duration::from_millis(500);
+
+/// The reason in a reset.
+fn reset_reason(segment: &Segment) -> Option<&[u8]> {
+    segment.mptcp(MP_TCPRST).next()
+}
+
+fn wrong_syn_token() -> Result<()> {
+    let stock = Pair::with_mode(Mode::Stock)?;
+    let (joinable, to) = Joinable::v4(&stock)?;
+    let mut peer = RawPeer::client(&stock)?;
+    let mut standard = mp_join(joinable.token()? ^ 1);
+    standard.extend([1, 2, 3, 4]);
+    standard[1] = 12;
+    peer.capture.clear()?;
+    peer.send(2_000, to, SYN, (ISN, 0), &standard, &[])?;
+    let expected = answer(&mut peer, 2_000, SOON)?.context("stock is silent")?;
+    ensure!(expected.flags & RST != 0, "stock answers {expected}");
+
+    let pair = stateless_pair()?;
+    let (joinable, to) = Joinable::v4(&pair)?;
+    let mut peer = RawPeer::client(&pair)?;
+    let before = pair.server.counters()?;
+    let token = joinable.token()? ^ 1;
+    peer.capture.clear()?;
+    peer.send(2_000, to, SYN, (ISN, 0), &mp_join(token), &[])?;
+    let segment = answer(&mut peer, 2_000, SOON)?.context("silence")?;
+    ensure!(
+        segment.flags == expected.flags && reset_reason(&segment) == reset_reason(&expected),
+        "{segment}; stock: {expected}"
+    );
+    check_growth(
+        &pair.server,
+        &before,
+        &[("MPJoinSYNStateless", 0), ("MPJoinNoToken", 1)],
+    )
+}
+
+fn wrong_ack_token() -> Result<()> {
+    let pair = stateless_pair()?;
+    let (joinable, to) = Joinable::v4(&pair)?;
+    let token = joinable.token()?;
+    let mut peer = RawPeer::client(&pair)?;
+    let before = pair.server.counters()?;
+    let syn_ack = peer.syn(2_000, to, &mp_join(token))?;
+    peer.capture.clear()?;
+    peer.third_ack(2_000, to, &syn_ack, &mp_join(token ^ 1), &[])?;
+    // So does stock, if the ACK of a join finds no entry in its table.
+    let segment = answer(&mut peer, 2_000, NEVER)?;
+    ensure!(segment.is_none(), "an answer: {segment:?}");
+    ensure!(joinable.subflows()? == 0, "a subflow joined");
+    check_growth(
+        &pair.server,
+        &before,
+        &[("MPJoinNoToken", 1), ("MPJoinACKRX", 0)],
+    )?;
+    peer.third_ack(2_000, to, &syn_ack, &mp_join(token), &[])?;
+    joinable.wait_for_subflows(1)
+}
+
+fn no_cookie() -> Result<()> {
+    let pair = stateless_pair()?;
+    let (joinable, to) = Joinable::v4(&pair)?;
+    let token = joinable.token()?;
+    let mut peer = RawPeer::client(&pair)?;
+    let syn_ack = peer.syn(2_000, to, &mp_join(token))?;
+    let before = pair.server.counters()?;
+    for (port, ack) in [
+        (2_000, syn_ack.seq.wrapping_add(77)),
+        (2_001, syn_ack.seq + 1),
+    ] {
+        peer.capture.clear()?;
+        peer.send(port, to, ACK, (ISN + 1, ack), &mp_join(token), &[])?;
+        let segment = peer
+            .capture
+            .wait_for(SOON, |s| s.to.port() == port)?
+            .context("silence")?;
+        ensure!(segment.flags & RST != 0, "not reset: {segment}");
+    }
+    ensure!(joinable.subflows()? == 0, "a subflow joined");
+    check_growth(&pair.server, &before, &[("MPJoinCookieACKRX", 0)])
+}
+
+fn refused() -> Result<()> {
+    let pair = stateless_pair()?;
+    limit_subflows(&pair.server, 0)?;
+    let (joinable, to) = Joinable::v4(&pair)?;
+    let token = joinable.token()?;
+    let mut peer = RawPeer::client(&pair)?;
+    peer.capture.clear()?;
+    peer.send(2_000, to, SYN, (ISN, 0), &mp_join(token), &[])?;
+    let segment = answer(&mut peer, 2_000, SOON)?.context("silence")?;
+    ensure!(segment.flags & RST != 0, "not reset: {segment}");
+    ensure!(requests(&pair.server)? == 0, "a request socket is left");
+    joinable.exchange()
+}
+
+fn other_syns() -> Result<()> {
+    let pair = stateless_pair()?;
+    let (joinable, to) = Joinable::v4(&pair)?;
+    let mut peer = RawPeer::client(&pair)?;
+    let before = pair.server.counters()?;
+    let mut short = mp_join(joinable.token()?);
+    short.truncate(6);
+    short[1] = 6;
+    let capable = crate::wire::mp_capable(crate::wire::V15, crate::wire::FLAG_H, &[]);
+    for (port, options) in (2_000..).zip([vec![], capable, short]) {
+        peer.syn(port, to, &options)?;
+    }
+    let kept = requests(&pair.server)?;
+    ensure!(kept == 3, "{kept} request sockets");
+    check_growth(&pair.server, &before, &[("MPJoinSYNStateless", 0)])?;
+    // Where low overhead is off, joins are none of ours.
+    pair.server.set("mptcp_dc/lowoverhead", 0)?;
+    peer.capture.clear()?;
+    peer.send(3_000, to, SYN, (ISN, 0), &mp_join(joinable.token()?), &[])?;
+    answer(&mut peer, 3_000, SOON)?.context("silence")?;
+    check_growth(&pair.server, &before, &[("MPJoinSYNStateless", 0)])
+}
