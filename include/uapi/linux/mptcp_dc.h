@@ -16,6 +16,29 @@
 /* getsockopt() only: struct mptcp_dc_info. Any time, any MPTCP socket. */
 #define MPTCP_DC_INFO	0xdc00
 
+/*
+ * setsockopt() only: int. 1: the connection authenticates its subflows with an external key, MPTCP_KEY, and is plain TCP
+ * if the peer won't; no key crosses the wire. 0: it doesn't (default). Before connect() or listen(); those accepted
+ * follow their listener. EISCONN: too late. EINVAL: no such value. EPERM: net.mptcp_dc.app_key is 0.
+ */
+#define MPTCP_ENABLE_APP_KEY	0xdc01
+
+/*
+ * setsockopt() only: MPTCP_KEY_MIN to MPTCP_KEY_MAX bytes, the same at both ends, such as what TLS exports. Once the
+ * connection is established; no subflow is added before. Again: replaces the key. ENOTCONN: too early. EOPNOTSUPP: the
+ * connection has no external keys, because it or its peer didn't want them. EINVAL: the length.
+ */
+#define MPTCP_KEY	0xdc02
+
+#define MPTCP_KEY_MIN	16
+#define MPTCP_KEY_MAX	64
+
+/*
+ * setsockopt() only: int, values as of net.mptcp_dc.lowoverhead, which it overrides for this socket. Before connect() or
+ * listen(). EISCONN: too late. EINVAL: no such value. EPERM: more than 0 while the sysctl is 0.
+ */
+#define MPTCP_LOWOVERHEAD	0xdc03
+
 /* mptcp_dc_info.mode */
 #define MPTCP_DC_MODE_NONE		0	/* neither connected nor connecting */
 #define MPTCP_DC_MODE_TCP		1	/* fell back to plain TCP */

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * TCP sockets become MPTCP sockets that ask for external keys.
+ */
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <linux/mptcp_dc.h>
+
+#include "preload.h"
+
+bool dc_logging;
+
+/* Early: servers drop their environment. */
+__attribute__((constructor))
+static void read_environment(void)
+{
+	const char *value = secure_getenv("MPTCP_DC_TLS_LOG");
+
+	dc_logging = value && strcmp(value, "1") == 0;
+}
+
+void dc_log(const char *format, ...)
+{
+	const int error = errno;
+	char line[256];
+	va_list args;
+	int length;
+
+	if (!dc_logging)
+		return;
+	length = snprintf(line, sizeof(line), "mptcp-dc-tls[%d]: ", (int)getpid());
+	va_start(args, format);
+	length += vsnprintf(line + length, sizeof(line) - length, format, args);
+	va_end(args);
+	if (length > (int)sizeof(line) - 1)
+		length = sizeof(line) - 1;
+	line[length++] = '\n';
+	/* At once, or lines of several threads mix. If nobody reads it, so be it. */
+	if (NEXT(write)(STDERR_FILENO, line, length) < 0)
+		errno = error;
+	errno = error;
+}
+
+static bool is_tcp(int domain, int type, int protocol)
+{
+	type &= ~(SOCK_NONBLOCK | SOCK_CLOEXEC);
+	return (domain == AF_INET || domain == AF_INET6) && type == SOCK_STREAM &&
+	       (protocol == 0 || protocol == IPPROTO_TCP);
+}
+
+/*
+ * The option is set at once, so there is no need to see connect() and listen(). A socket that can't have external
+ * keys becomes a TCP socket: with MPTCP it would send keys in clear.
+ */
+EXPORT int socket(int domain, int type, int protocol)
+{
+	const int one = 1;
+	int fd;
+
+	if (!is_tcp(domain, type, protocol))
+		return NEXT(socket)(domain, type, protocol);
+
+	fd = NEXT(socket)(domain, type, IPPROTO_MPTCP);
+	if (fd >= 0 && setsockopt(fd, SOL_MPTCP, MPTCP_ENABLE_APP_KEY, &one, sizeof(one)) == 0) {
+		dc_log("socket %d: asks for external keys", fd);
+		return fd;
+	}
+	dc_log("%s: %s, so it's TCP", fd < 0 ? "MPTCP socket" : "MPTCP_ENABLE_APP_KEY", strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return NEXT(socket)(domain, type, protocol);
+}
+
+int dc_socket_set_key(int fd, const void *key, size_t length)
+{
+	const int before = errno;
+	int status = 0;
+
+	if (setsockopt(fd, SOL_MPTCP, MPTCP_KEY, key, length))
+		status = -errno;
+	errno = before;
+	return status;
+}
