@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * libmptcp_dc_tls.so: MPTCP with external keys for programs that use OpenSSL 3 and know nothing of it.
+ * libmptcp_dc_tls.so: MPTCP with external keys for programs that use OpenSSL 3 and don't know it.
  *
  *	socket.c	TCP sockets become MPTCP sockets that ask for external keys
  *	tls.c		when a TLS handshake is done, its key becomes the connection's
  *	transport.c	which socket a TLS connection runs over
  *
- * The program must not notice: whatever fails here, its call returns what it would have, errno and OpenSSL's error
- * queue are as they would be.
+ * The program must not notice: whatever fails here, its call returns what it would have, and errno
+ * and OpenSSL's error queue are as they would be.
  */
 #ifndef _MPTCP_DC_TLS_PRELOAD_H
 #define _MPTCP_DC_TLS_PRELOAD_H
@@ -25,10 +25,13 @@
 #define EXPORT	__attribute__((visibility("default")))
 
 /*
- * Defined here in place of libssl's. Only references to a symbol of this version come here, which are those of
- * programs built with OpenSSL 3: an OpenSSL 1.1 or BoringSSL in the same process stays untouched.
+ * dc_NAME() is defined here in place of libssl's NAME(). Only references to a symbol of this version
+ * come here, which are those of programs built with OpenSSL 3: an OpenSSL 1.1 or BoringSSL in the
+ * same process stays untouched.
  */
-#define OPENSSL_3(name)	__attribute__((visibility("default"), symver(#name "@OPENSSL_3.0.0")))
+#define OPENSSL_3(name)								\
+	__attribute__((visibility("default"), symver(#name "@OPENSSL_3.0.0")))	\
+	extern typeof(name) dc_##name
 
 /* What the program would have called. Safe in any thread: all find the same. */
 #define NEXT(function) ({							\
@@ -42,8 +45,8 @@
 	next;									\
 })
 
-/* Functions of libssl and libcrypto that are called here. Not linked to: most programs have no use for them. */
-#define DC_OPENSSL_FUNCTIONS(f)	\
+/* Functions of libssl and libcrypto called here. Not linked to: most programs don't need them. */
+#define DC_OPENSSL_FUNCTIONS(f)		\
 	f(SSL_CTX_new)			\
 	f(SSL_CTX_new_ex)		\
 	f(SSL_CTX_get_info_callback)	\
@@ -55,6 +58,7 @@
 	f(SSL_get_ex_data)		\
 	f(SSL_set_ex_data)		\
 	f(SSL_get_SSL_CTX)		\
+	f(SSL_get_state)		\
 	f(SSL_get_fd)			\
 	f(SSL_get_wbio)			\
 	f(SSL_get_version)		\

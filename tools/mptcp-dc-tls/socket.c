@@ -56,8 +56,8 @@ static bool is_tcp(int domain, int type, int protocol)
 }
 
 /*
- * The option is set at once, so there is no need to see connect() and listen(). A socket that can't have external
- * keys becomes a TCP socket: with MPTCP it would send keys in clear.
+ * The option is set at once, so there is no need to see connect() and listen(). A socket that can't
+ * have external keys becomes a TCP socket: with MPTCP it would send keys in clear.
  */
 EXPORT int socket(int domain, int type, int protocol)
 {
@@ -69,10 +69,11 @@ EXPORT int socket(int domain, int type, int protocol)
 
 	fd = NEXT(socket)(domain, type, IPPROTO_MPTCP);
 	if (fd >= 0 && setsockopt(fd, SOL_MPTCP, MPTCP_ENABLE_APP_KEY, &one, sizeof(one)) == 0) {
-		dc_log("socket %d: asks for external keys", fd);
+		dc_log("fd %d asks for external keys", fd);
 		return fd;
 	}
-	dc_log("%s: %s, so it's TCP", fd < 0 ? "MPTCP socket" : "MPTCP_ENABLE_APP_KEY", strerror(errno));
+	dc_log("%s: %s, so it's TCP", fd < 0 ? "no MPTCP" : "MPTCP_ENABLE_APP_KEY",
+	       strerror(errno));
 	if (fd >= 0)
 		close(fd);
 	return NEXT(socket)(domain, type, protocol);

@@ -2,10 +2,10 @@
 /*
  * When a TLS handshake is done, its key becomes the connection's.
  *
- * OpenSSL tells the end of a handshake to an info callback, of which a context has one. All contexts get the one below,
- * and the program's own is called from there. So the end is seen whatever call reached it: SSL_accept(), SSL_read(), a
- * BIO, and in TLS 1.2 also that of another handshake on the same connection, which replaces the key. In TLS 1.3 a key
- * update doesn't change what is exported.
+ * OpenSSL tells the end of a handshake to an info callback, of which a context has one. All contexts
+ * get the one below, and the program's own is called from there. So the end is seen whatever call
+ * reached it: SSL_accept(), SSL_read(), a BIO, and in TLS 1.2 also that of another handshake on the
+ * same connection, which replaces the key. In TLS 1.3 a key update doesn't change what is exported.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -14,8 +14,8 @@
 #include "preload.h"
 
 /*
- * Both ends use the same, and no context: see EXPORTER_LABEL in tools/mptcp-dc. RFC 5705, section 4, reserves labels
- * that begin so for use without registration.
+ * Both ends use the same, and no context: see EXPORTER_LABEL in tools/mptcp-dc. RFC 5705,
+ * section 4, reserves labels that begin so for use without registration.
  */
 #define EXPORTER_LABEL	"EXPERIMENTAL mptcp-dc key"
 #define KEY_LENGTH	32
@@ -30,7 +30,7 @@ static int connection_index = -1;
 
 static void find_openssl(void)
 {
-	/* A program that came here has it, though maybe in a plug-in's scope, which RTLD_NEXT doesn't search. */
+	/* A program that came here has it, maybe in a plug-in's scope, unseen by RTLD_NEXT. */
 	void *library = dlopen("libssl.so.3", RTLD_LAZY | RTLD_NOLOAD);
 	int missing = 0;
 
@@ -44,8 +44,10 @@ static void find_openssl(void)
 		dc_log("this OpenSSL lacks %d functions: no keys from TLS", missing);
 		return;
 	}
-	context_index = openssl.CRYPTO_get_ex_new_index(CRYPTO_EX_INDEX_SSL_CTX, 0, NULL, NULL, NULL, NULL);
-	connection_index = openssl.CRYPTO_get_ex_new_index(CRYPTO_EX_INDEX_SSL, 0, NULL, NULL, NULL, NULL);
+	context_index = openssl.CRYPTO_get_ex_new_index(CRYPTO_EX_INDEX_SSL_CTX, 0, NULL,
+							NULL, NULL, NULL);
+	connection_index = openssl.CRYPTO_get_ex_new_index(CRYPTO_EX_INDEX_SSL, 0, NULL,
+							   NULL, NULL, NULL);
 }
 
 /* Whether contexts get our callback. */
@@ -65,8 +67,8 @@ static void log_key(const char *version, const unsigned char *key, int fd, int s
 	if (!dc_logging)
 		return;
 	openssl.EVP_Q_digest(NULL, "SHA256", NULL, key, KEY_LENGTH, hash, NULL);
-	dc_log("socket %d: %s key with SHA-256 %02x%02x%02x%02x%02x%02x%02x%02x: %s", fd, version, hash[0], hash[1],
-	       hash[2], hash[3], hash[4], hash[5], hash[6], hash[7],
+	dc_log("socket %d: %s key with SHA-256 %02x%02x%02x%02x%02x%02x%02x%02x: %s", fd, version,
+	       hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7],
 	       fd < 0 ? "no socket" : status ? strerror(-status) : "set");
 }
 
@@ -78,8 +80,8 @@ static void set_key(SSL *ssl)
 	int fd;
 
 	openssl.ERR_set_mark();
-	if (openssl.SSL_export_keying_material(ssl, key, sizeof(key), EXPORTER_LABEL, strlen(EXPORTER_LABEL),
-					       NULL, 0, 0) == 1) {
+	if (openssl.SSL_export_keying_material(ssl, key, sizeof(key), EXPORTER_LABEL,
+					       strlen(EXPORTER_LABEL), NULL, 0, 0) == 1) {
 		fd = dc_transport_fd(ssl);
 		log_key(version, key, fd, fd < 0 ? 0 : dc_socket_set_key(fd, key, sizeof(key)));
 		explicit_bzero(key, sizeof(key));
@@ -90,7 +92,10 @@ static void set_key(SSL *ssl)
 	errno = error;
 }
 
-/* That of the connection counts before that of its context, which a server may change in the midst of a handshake. */
+/*
+ * That of the connection counts before that of its context, which a server may change in the midst
+ * of a handshake.
+ */
 static info_callback programs_callback(const SSL *ssl)
 {
 	void *own = openssl.SSL_get_ex_data(ssl, connection_index);
@@ -106,7 +111,8 @@ static void on_info(const SSL *ssl, int where, int value)
 
 	if (where & SSL_CB_HANDSHAKE_START)
 		dc_transport_watch((SSL *)ssl);
-	if (where & SSL_CB_HANDSHAKE_DONE)
+	/* With 0-RTT, OpenSSL says so a first time when early data may be sent or read. */
+	if ((where & SSL_CB_HANDSHAKE_DONE) && openssl.SSL_get_state(ssl) != TLS_ST_EARLY_DATA)
 		set_key((SSL *)ssl);
 	if (own)
 		own(ssl, where, value);
@@ -119,21 +125,22 @@ static SSL_CTX *prepared(SSL_CTX *context)
 	return context;
 }
 
-OPENSSL_3(SSL_CTX_new)
+OPENSSL_3(SSL_CTX_new);
 SSL_CTX *dc_SSL_CTX_new(const SSL_METHOD *method)
 {
 	ready();
 	return prepared(openssl.SSL_CTX_new(method));
 }
 
-OPENSSL_3(SSL_CTX_new_ex)
-SSL_CTX *dc_SSL_CTX_new_ex(OSSL_LIB_CTX *library, const char *properties, const SSL_METHOD *method)
+OPENSSL_3(SSL_CTX_new_ex);
+SSL_CTX *dc_SSL_CTX_new_ex(OSSL_LIB_CTX *library, const char *properties,
+			   const SSL_METHOD *method)
 {
 	ready();
 	return prepared(openssl.SSL_CTX_new_ex(library, properties, method));
 }
 
-OPENSSL_3(SSL_CTX_set_info_callback)
+OPENSSL_3(SSL_CTX_set_info_callback);
 void dc_SSL_CTX_set_info_callback(SSL_CTX *context, info_callback own)
 {
 	if (ready())
@@ -142,7 +149,7 @@ void dc_SSL_CTX_set_info_callback(SSL_CTX *context, info_callback own)
 		openssl.SSL_CTX_set_info_callback(context, own);
 }
 
-OPENSSL_3(SSL_CTX_get_info_callback)
+OPENSSL_3(SSL_CTX_get_info_callback);
 info_callback dc_SSL_CTX_get_info_callback(SSL_CTX *context)
 {
 	if (ready())
@@ -150,7 +157,7 @@ info_callback dc_SSL_CTX_get_info_callback(SSL_CTX *context)
 	return openssl.SSL_CTX_get_info_callback(context);
 }
 
-OPENSSL_3(SSL_set_info_callback)
+OPENSSL_3(SSL_set_info_callback);
 void dc_SSL_set_info_callback(SSL *ssl, info_callback own)
 {
 	if (ready())
@@ -159,7 +166,7 @@ void dc_SSL_set_info_callback(SSL *ssl, info_callback own)
 		openssl.SSL_set_info_callback(ssl, own);
 }
 
-OPENSSL_3(SSL_get_info_callback)
+OPENSSL_3(SSL_get_info_callback);
 info_callback dc_SSL_get_info_callback(const SSL *ssl)
 {
 	if (ready())
