@@ -28,6 +28,7 @@ use proto::token::{
 
 use crate::bh::BhDisabled;
 use crate::bindings;
+use crate::stack::Netns;
 
 /// The secrets in force, from one replacement to the next.
 struct Epoch {
@@ -146,6 +147,63 @@ pub(crate) fn issue(flow: &Flow, bh: &BhDisabled) -> Option<KeyField> {
     cursor.taken = take.cursor;
     // One counter in 2^32 makes no token. Its turn is worth one fallback.
     epoch.current.issue(flow, take.counter)
+}
+
+/// How many counters a connection may cost. The stack's table has room for four tokens in each bucket; where
+/// 99 % of it are used, one bucket in 25 has room, and so many tokens all miss those once in 30,000 times.
+const TRIES: u32 = 256;
+
+/// How many it may cost in a tick in which so many were not enough, on this CPU: the table is as good as full.
+const TRIES_WHEN_FULL: u32 = 4;
+
+/// Makes key fields for this host's end of `flow`, until `accept` takes one: its token was free, and the
+/// token's bucket had room.
+///
+/// False if none was taken in [`TRIES`] attempts, or this CPU has no counters left.
+#[inline]
+pub(crate) fn issue_free(
+    flow: &Flow,
+    netns: Netns,
+    bh: &BhDisabled,
+    mut accept: impl FnMut(KeyField) -> bool,
+) -> bool {
+    let Some(key) = issue(flow, bh) else {
+        return false;
+    };
+    accept(key) || search(flow, netns, bh, accept)
+}
+
+/// Goes on with [`issue_free`], the first token of which was busy.
+#[cold]
+fn search(
+    flow: &Flow,
+    netns: Netns,
+    bh: &BhDisabled,
+    mut accept: impl FnMut(KeyField) -> bool,
+) -> bool {
+    // SAFETY: With softirqs disabled the cursor is ours.
+    let full_at = unsafe { &raw mut (*bindings::dc_cursor_here()).full_at };
+    // SAFETY: The clock may be read any time.
+    let now = unsafe { bindings::dc_tick() };
+    // SAFETY: As above.
+    let tries = if unsafe { full_at.read() } == now {
+        TRIES_WHEN_FULL
+    } else {
+        TRIES
+    };
+    for _ in 1..tries {
+        netns.count(bindings::DC_COUNT_TOKEN_BUSY);
+        let Some(key) = issue(flow, bh) else {
+            return false;
+        };
+        if accept(key) {
+            return true;
+        }
+    }
+    netns.count(bindings::DC_COUNT_TOKEN_BUSY);
+    // SAFETY: As above.
+    unsafe { full_at.write(now) };
+    false
 }
 
 /// Whether this host made `key` for its end of `flow`, under this secret or the one before.

@@ -199,6 +199,7 @@ struct dc_cursor {
 	u32	epoch;		/* of the secret that the cursor belongs to */
 	u32	taken;		/* proto::token::Slices' cursor */
 	u32	slice;		/* this CPU's number */
+	u32	full_at;	/* the dc_tick() in which no free token was found */
 	/* The original of a hooked function runs on this packet, whose options are ours. */
 	const struct sk_buff	*packet;
 	/* Its HMACs are under these keys, and are to be nought; 0: it is no join. */
@@ -271,7 +272,7 @@ bool dc_userspace_pm_active(const struct mptcp_sock *msk);
 
 /* tokens.c: the stack's token table, and the CPUs' cursors */
 int dc_tokens_init(void);
-bool dc_token_exists(u32 token);
+bool dc_token_busy(u32 token);
 struct mptcp_sock *dc_token_find(u32 token);
 bool dc_token_add_request(struct request_sock *req);
 bool dc_token_add_connect(struct sock *ssk);
@@ -281,6 +282,7 @@ void dc_token_release(struct sock *ssk);
 struct dc_cursor *dc_cursor_here(void);
 void dc_bh_disable(void);
 void dc_bh_enable(void);
+u32 dc_tick(void);
 void dc_rekey_schedule(void);
 void dc_rekey_cancel(void);
 void dc_rekey(void);				/* in Rust */

@@ -44,7 +44,7 @@ bool dc_request_accept(struct request_sock *req, const struct sk_buff *skb)
 {
 	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
 
-	if (req->syncookie ? dc_token_exists(subflow_req->token) : !dc_token_add_request(req))
+	if (req->syncookie ? dc_token_busy(subflow_req->token) : !dc_token_add_request(req))
 		return false;
 	subflow_req->ssn_offset = TCP_SKB_CB(skb)->seq;
 	subflow_req->mp_capable = 1;

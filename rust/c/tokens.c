@@ -86,7 +86,7 @@ again:
 }
 
 /* mptcp_token_exists(), which isn't exported. */
-bool dc_token_exists(u32 token)
+static bool dc_token_exists(u32 token)
 {
 	bool exists;
 
@@ -94,6 +94,16 @@ bool dc_token_exists(u32 token)
 	exists = dc_token_find(token);
 	rcu_read_unlock();
 	return exists;
+}
+
+/*
+ * Would the table refuse @token now? For a SYN cookie, whose token is added when
+ * its ACK comes. That looks at requests, too.
+ */
+bool dc_token_busy(u32 token)
+{
+	return READ_ONCE(dc_bucket(token)->chain_len) >= DC_TOKEN_MAX_CHAIN_LEN ||
+	       dc_token_exists(token);
 }
 
 /* mptcp_token_new_request() for a token that @req has already. */
@@ -212,6 +222,12 @@ void dc_requests_settle(void)
 struct dc_cursor *dc_cursor_here(void)
 {
 	return raw_cpu_ptr(&dc_cursors);
+}
+
+/* Changes CONFIG_HZ times a second. */
+u32 dc_tick(void)
+{
+	return jiffies;
 }
 
 void dc_bh_disable(void)

@@ -38,9 +38,6 @@ use crate::stack::{
     Subflow, //
 };
 
-/// How many counters a connect may cost.
-const TOKEN_TRIES: usize = 64;
-
 /// `mptcp_token_new_connect()`: the key field of a client that offers low overhead.
 pub(super) struct TokenNewConnect;
 
@@ -73,17 +70,13 @@ unsafe extern "C" fn token_new_connect(ssk: *mut sock) -> c_int {
     };
     let flow = Flow::v4(netns.cookie(), end, end);
 
-    let bh = BhGuard::new();
-    for _ in 0..TOKEN_TRIES {
-        let Some(key) = secret::issue(&flow, &bh) else {
-            break;
-        };
+    let added = secret::issue_free(&flow, netns, &BhGuard::new(), |key| {
         subflow.set_key_field(key);
         // SAFETY: The stack would put the connection into its table here, too.
-        if unsafe { dc_token_add_connect(ssk) } {
-            return 0;
-        }
-        netns.count(DC_COUNT_TOKEN_BUSY);
+        unsafe { dc_token_add_connect(ssk) }
+    });
+    if added {
+        return 0;
     }
     netns.count(DC_COUNT_TOKEN_FALLBACK);
     EBUSY.to_errno()

@@ -46,9 +46,6 @@ use crate::stack::{
     Request, //
 };
 
-/// How many counters a SYN may cost. All tokens but the last were busy, or their buckets full.
-const TOKEN_TRIES: usize = 64;
-
 /// What a listener takes that accepts low overhead and never asked for external keys. The
 /// checksum and join flags of the answer are the stack's to write.
 const LISTENER: Listener = Listener {
@@ -129,19 +126,15 @@ unsafe fn take_syn(
     // SAFETY: The listener lives, in that namespace.
     unsafe { netns.count_syn(listener, counter) };
 
-    for _ in 0..TOKEN_TRIES {
-        let Some(key) = secret::issue(&flow, &bh) else {
-            break;
-        };
+    let accepted = secret::issue_free(&flow, netns, &bh, |key| {
         request.set_key_field(key);
         // SAFETY: The request is being made and nobody else has it.
-        if unsafe { dc_request_accept(req, skb) } {
-            return Some(0);
-        }
-        netns.count(DC_COUNT_TOKEN_BUSY);
+        unsafe { dc_request_accept(req, skb) }
+    });
+    if !accepted {
+        // SAFETY: The listener lives, in that namespace.
+        unsafe { netns.count_fallback(listener) };
     }
-    // SAFETY: The listener lives, in that namespace.
-    unsafe { netns.count_fallback(listener) };
     Some(0)
 }
 

@@ -6,6 +6,7 @@
 use anyhow::{ensure, Result};
 use socket2::{Protocol, Socket};
 
+use crate::clock;
 use crate::measure::{idle, measure, Amount, State};
 use crate::net::{self, Net};
 use crate::report::{Case, Limit, Report};
@@ -22,6 +23,7 @@ const SEGMENT: usize = 1400;
 
 /// Measures segments with the module absent, idle and on.
 pub fn run(amount: Amount, module: bool) -> Result<Report> {
+    clock::check()?;
     let mut report = Report::new(
         "datapath",
         "guest instructions for what the case says, both ends together",

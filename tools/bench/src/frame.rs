@@ -107,6 +107,42 @@ pub fn syn(
     Ok(frame)
 }
 
+/// Gives a SYN of [`syn`] a source address in 10.0.0.0/8, a port and a sequence number. No two numbers give the same.
+pub fn disguise(frame: &mut [u8], number: u32) -> Result<()> {
+    const ETHERNET: usize = 14;
+    const IP: usize = 20;
+    let [high, a, b, c] = number.wrapping_mul(0x9e37_79b1).to_be_bytes();
+    let (ip, tcp) = frame
+        .get_mut(ETHERNET..)
+        .and_then(|packet| packet.split_at_mut_checked(IP))
+        .context("no IPv4 packet")?;
+    ensure!(ip[0] == 0x45 && tcp.len() >= 20, "no TCP behind IPv4");
+    ip[12..16].copy_from_slice(&[10, a, b, c]);
+    tcp[0..2].copy_from_slice(&[0x80 | high, a]);
+    tcp[4..8].copy_from_slice(&number.to_be_bytes());
+    ip[10..12].fill(0);
+    let sum = checksum(0, ip);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    tcp[16..18].fill(0);
+    // The pseudo header: both addresses, the protocol, the length.
+    let pseudo = !checksum(6 + tcp.len() as u32, &ip[12..20]);
+    let sum = checksum(pseudo.into(), tcp);
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+    Ok(())
+}
+
+/// The Internet checksum (RFC 1071) of an even number of bytes and of what was summed before.
+fn checksum(before: u32, bytes: &[u8]) -> u16 {
+    let mut sum = before;
+    for pair in bytes.chunks_exact(2) {
+        sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
 /// Length and third byte of a SYN/ACK's MPTCP option, if it has one.
 pub fn answer(frame: &[u8]) -> Result<Option<(u8, u8)>> {
     let packet = SlicedPacket::from_ethernet(frame).context("no Ethernet frame")?;
@@ -148,5 +184,28 @@ mod tests {
         assert_eq!(tcp.options()[..20], *Form::Linux.bytes());
         assert_eq!(tcp.options()[20..], Option_::Full.bytes());
         assert!(answer(&frame).is_err(), "a SYN is no answer");
+    }
+
+    #[test]
+    fn a_disguised_syn_has_its_checksums() {
+        let mut frame = syn(HOST, HOST, (1, 2), 3, Form::Linux, Option_::BareJoin(7)).unwrap();
+        disguise(&mut frame, 12_345).unwrap();
+        let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+        let Some(TransportSlice::Tcp(tcp)) = packet.transport else {
+            panic!("no TCP");
+        };
+        let Some(etherparse::NetSlice::Ipv4(ip)) = packet.net else {
+            panic!("no IPv4");
+        };
+        assert_eq!(ip.header().source()[0], 10);
+        assert_eq!(
+            ip.header().header_checksum(),
+            ip.header().to_header().calc_header_checksum()
+        );
+        assert_eq!(
+            Ok(tcp.checksum()),
+            tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination())
+        );
+        assert_eq!(tcp.sequence_number(), 12_345);
     }
 }

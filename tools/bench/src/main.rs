@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counts what MPTCP handshakes and segments cost, in instructions of a guest. scripts/bench calls it.
+//! Counts what MPTCP handshakes and segments cost, in instructions of a guest, and measures floods and full tables.
+//! scripts/bench calls it.
 
 mod clock;
 mod datapath;
+mod flood;
 mod frame;
 mod measure;
 mod net;
 mod report;
 mod syn;
+mod table;
 
 use std::ffi::OsString;
 use std::fs;
@@ -24,17 +27,21 @@ use report::Report;
 
 const HELP: &str = "\
 Usage: dc-bench syn|datapath [OPTION]...   in a guest of scripts/vm --icount, as root
-       dc-bench table FILE                 anywhere
+       dc-bench flood|table [OPTION]...    in any guest of scripts/vm, as root
+       dc-bench show FILE                  anywhere
 
-Counts guest instructions and prints the result as JSON; progress goes to standard error.
+Measures, and prints the result as JSON; progress goes to standard error.
 
-  syn       what a SYN and its answer cost, by kind of SYN and state of the module
-  datapath  what a segment costs, by kind of connection and state of the module
-  table     prints a result as a table
+  syn       instructions of a SYN and its answer, by kind of SYN and state of the module
+  datapath  instructions of a segment, by kind of connection and state of the module
+  flood     what a flood of MP_JOIN SYNs leaves of the joins of 1,000 clients, and of memory
+  table     how full the table of tokens is when a connection first falls back to TCP
+  show      prints a result as a table
 
-  --rounds=N        measure each case N times (default 6)
+  --rounds=N        measure each case N times (default 6; flood: once)
   --samples=N       samples in a round (default 2000)
-  --idle=S          guest seconds of idleness before all (default 20)
+  --syns=N          SYNs in a flood (default 1000000)
+  --idle=S          guest seconds of idleness before all (default 20; flood, table: none)
   --no-module       measure only the stock kernel
   --note=NAME=TEXT  put this into the result's environment; may be repeated
 
@@ -43,7 +50,7 @@ Exit status: 0, 1 if a target was missed, 2 for wrong usage or if nothing could 
 
 enum Request {
     Help,
-    Table(PathBuf),
+    Show(PathBuf),
     Bench {
         run: fn(Amount, bool) -> Result<Report>,
         amount: Amount,
@@ -68,6 +75,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
     let mut amount = Amount {
         rounds: 6,
         samples: 2000,
+        syns: 1_000_000,
         idle: 20,
     };
     let (mut module, mut notes) = (true, vec![]);
@@ -77,6 +85,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
             Short('h') | Long("help") => return Ok(Request::Help),
             Long("rounds") => amount.rounds = parser.value()?.parse()?,
             Long("samples") => amount.samples = parser.value()?.parse()?,
+            Long("syns") => amount.syns = parser.value()?.parse()?,
             Long("idle") => amount.idle = parser.value()?.parse()?,
             Long("no-module") => module = false,
             Long("note") => {
@@ -92,9 +101,11 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
         bail!("--rounds is at least 1, --samples at least 4");
     }
     let run = match words.first().and_then(|word| word.to_str()) {
-        Some("table") if words.len() == 2 => return Ok(Request::Table(PathBuf::from(&words[1]))),
+        Some("show") if words.len() == 2 => return Ok(Request::Show(PathBuf::from(&words[1]))),
         Some("syn") if words.len() == 1 => syn::run,
         Some("datapath") if words.len() == 1 => datapath::run,
+        Some("flood") if words.len() == 1 => flood::run,
+        Some("table") if words.len() == 1 => table::run,
         _ => bail!("what shall I measure? dc-bench --help lists it"),
     };
     Ok(Request::Bench {
@@ -113,7 +124,7 @@ fn run(request: Request) -> Result<bool> {
             stdout.write_all(HELP.as_bytes())?;
             Ok(true)
         }
-        Request::Table(file) => {
+        Request::Show(file) => {
             let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
             let report: Report =
                 serde_json::from_str(&text).with_context(|| file.display().to_string())?;
@@ -126,7 +137,6 @@ fn run(request: Request) -> Result<bool> {
             module,
             notes,
         } => {
-            clock::check()?;
             let mut report = run(amount, module)?;
             report.environment.extend(notes);
             serde_json::to_writer_pretty(&mut stdout, &report)?;
@@ -160,10 +170,11 @@ mod tests {
         };
         assert_eq!((amount.rounds, amount.samples, module), (2, 2000, false));
         assert_eq!(notes, [("a".to_owned(), "b=c".to_owned())]);
-        assert!(matches!(parsed(&["table", "x"]), Ok(Request::Table(_))));
+        assert!(matches!(parsed(&["show", "x"]), Ok(Request::Show(_))));
         for wrong in [
             &[][..],
-            &["table"],
+            &["show"],
+            &["table", "x"],
             &["syn", "syn"],
             &["syn", "--rounds=0"],
             &["x"],

@@ -18,6 +18,8 @@ pub struct Amount {
     pub rounds: usize,
     /// Samples in a round.
     pub samples: usize,
+    /// SYNs in a flood.
+    pub syns: u32,
     /// Guest seconds of idleness before the first.
     pub idle: u64,
 }

@@ -39,18 +39,38 @@ const fn host(n: u8) -> Host {
 
 /// A network namespace.
 pub struct Netns {
-    name: &'static str,
+    name: String,
     file: File,
 }
 
 impl Netns {
-    fn new(name: &'static str) -> Result<Self> {
+    /// Makes one.
+    pub fn new(name: &str) -> Result<Self> {
         // Of a run that was ended.
         let _ = Command::new("ip").args(["netns", "del", name]).output();
         run(&["ip", "netns", "add", name])?;
         let path = format!("/run/netns/{name}");
         let file = File::open(&path).context(path)?;
+        let name = name.to_owned();
         Ok(Self { name, file })
+    }
+
+    /// Runs a command of `ip` in it, words apart by blanks.
+    pub fn ip(&self, command: &str) -> Result<()> {
+        let words: Vec<_> = ["ip", "-n", &self.name]
+            .into_iter()
+            .chain(command.split(' '))
+            .collect();
+        run(&words)
+    }
+
+    /// Runs a program in it, words apart by blanks.
+    pub fn run(&self, command: &str) -> Result<()> {
+        let words: Vec<_> = ["ip", "netns", "exec", &self.name]
+            .into_iter()
+            .chain(command.split(' '))
+            .collect();
+        run(&words)
     }
 
     /// Goes there: sockets are made, `/proc/sys/net` and `/proc/thread-self/net` are read in it.
@@ -76,6 +96,33 @@ impl Netns {
             .with_context(|| format!("{path} has no {name}"))
     }
 
+    /// A counter of the stack's MPTCP, by its name in `/proc/net/netstat`.
+    pub fn mib(&self, name: &str) -> Result<u64> {
+        self.enter()?;
+        let path = "/proc/thread-self/net/netstat";
+        let text = fs::read_to_string(path).context(path)?;
+        let mut lines = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("MPTcpExt: "));
+        let (names, values) = lines.next().zip(lines.next()).context("no MPTcpExt")?;
+        let at = names.split(' ').position(|word| word == name);
+        at.and_then(|at| values.split(' ').nth(at)?.parse().ok())
+            .with_context(|| format!("{path} has no {name}"))
+    }
+
+    /// Connections and listeners of IPv4 that MPTCP counts here; a connection is one while it holds a token.
+    pub fn mptcp_sockets(&self) -> Result<u64> {
+        self.enter()?;
+        let path = "/proc/thread-self/net/protocols";
+        let text = fs::read_to_string(path).context(path)?;
+        text.lines()
+            .find_map(|line| {
+                let mut fields = line.split_whitespace();
+                (fields.next() == Some("MPTCP")).then(|| fields.nth(1)?.parse().ok())?
+            })
+            .with_context(|| format!("{path} has no MPTCP"))
+    }
+
     /// Frames that came in over the veth.
     pub fn received(&self) -> Result<u64> {
         self.enter()?;
@@ -93,13 +140,13 @@ impl Netns {
 impl Drop for Netns {
     fn drop(&mut self) {
         let _ = Command::new("ip")
-            .args(["netns", "del", self.name])
+            .args(["netns", "del", &self.name])
             .status();
     }
 }
 
 /// The veth's name, at both ends.
-const VETH: &str = "veth0";
+pub const VETH: &str = "veth0";
 
 /// The two namespaces.
 pub struct Net {
@@ -118,7 +165,7 @@ impl Net {
             // Its solicitations would mingle with what is measured.
             netns.set("ipv6/conf/default/disable_ipv6", 1)?;
         }
-        let (client, server) = (net.client.name, net.server.name);
+        let (client, server) = (&*net.client.name, &*net.server.name);
         let mac = |host: Host| host.mac.map(|byte| format!("{byte:02x}")).join(":");
         run(&[
             "ip",
@@ -211,24 +258,35 @@ pub fn module_is_loaded() -> bool {
 
 /// A listening socket in the present namespace.
 pub fn listen(protocol: Protocol, port: u16) -> Result<Socket> {
+    listen_with(protocol, port, 128)
+}
+
+/// A listening socket in the present namespace, with room for so many requests.
+pub fn listen_with(protocol: Protocol, port: u16, backlog: i32) -> Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(protocol))?;
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
-    socket.listen(128)?;
+    socket.listen(backlog)?;
     Ok(socket)
 }
 
-/// A connection from client to server, over MPTCP and past its handshake; the client's end comes first.
-pub fn connect(net: &Net, listener: &Socket, port: u16) -> Result<(Socket, Socket)> {
-    net.client.enter()?;
+/// A connection from the present namespace, over MPTCP or what became of it; this end comes first.
+pub fn open(to: SocketAddr, listener: &Socket) -> Result<(Socket, Socket)> {
     let client = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP))?;
-    client.connect(&SocketAddr::from((SERVER.addr, port)).into())?;
+    client.connect(&to.into()).context("connect")?;
     client.set_tcp_nodelay(true)?;
     let (server, _) = listener.accept()?;
     server.set_tcp_nodelay(true)?;
     for end in [&client, &server] {
         end.set_read_timeout(Some(Duration::from_secs(5)))?;
     }
+    Ok((client, server))
+}
+
+/// A connection from client to server, over MPTCP and past its handshake; the client's end comes first.
+pub fn connect(net: &Net, listener: &Socket, port: u16) -> Result<(Socket, Socket)> {
+    net.client.enter()?;
+    let (client, server) = open((SERVER.addr, port).into(), listener)?;
     for _ in 0..4 {
         transfer(&client, &server, b"ping")?;
         transfer(&server, &client, b"pong")?;
@@ -250,12 +308,23 @@ pub fn transfer(from: &Socket, to: &Socket, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The token of this end of an MPTCP connection.
-pub fn token(socket: &Socket) -> Result<u32> {
+/// What `MPTCP_INFO` says of an MPTCP connection.
+pub struct Info {
+    /// Subflows besides the first.
+    pub subflows: u8,
+    /// The token of this end.
+    pub token: u32,
+}
+
+/// Asks for it. Fails for what is plain TCP.
+pub fn info(socket: &Socket) -> Result<Info> {
     const SOL_MPTCP: libc::c_int = 284;
     const MPTCP_INFO: libc::c_int = 1;
-    /// Offset of `mptcpi_token` in `struct mptcp_info` (include/uapi/linux/mptcp.h).
+    /// Offsets of `mptcpi_flags` and `mptcpi_token` in `struct mptcp_info` (include/uapi/linux/mptcp.h).
+    const FLAGS: usize = 8;
     const TOKEN: usize = 12;
+    /// `MPTCP_INFO_FLAG_FALLBACK`
+    const FALLBACK: u32 = 1;
     let mut info = [0_u8; 128];
     let mut length = info.len() as libc::socklen_t;
     // SAFETY: The kernel writes at most `length` bytes to `info`.
@@ -274,8 +343,29 @@ pub fn token(socket: &Socket) -> Result<u32> {
         io::Error::last_os_error()
     );
     ensure!(length as usize >= TOKEN + 4, "MPTCP_INFO is too short");
-    let bytes: [u8; 4] = info[TOKEN..TOKEN + 4].try_into()?;
-    Ok(u32::from_ne_bytes(bytes))
+    let word = |at: usize| -> Result<u32> { Ok(u32::from_ne_bytes(info[at..at + 4].try_into()?)) };
+    ensure!(word(FLAGS)? & FALLBACK == 0, "the connection is plain TCP");
+    Ok(Info {
+        subflows: info[0],
+        token: word(TOKEN)?,
+    })
+}
+
+/// The token of this end of an MPTCP connection.
+pub fn token(socket: &Socket) -> Result<u32> {
+    Ok(info(socket)?.token)
+}
+
+/// Lets this process open that many files.
+pub fn allow_files(count: u64) -> Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: count,
+        rlim_max: count,
+    };
+    // SAFETY: The kernel reads one rlimit.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    ensure!(result == 0, "RLIMIT_NOFILE: {}", io::Error::last_os_error());
+    Ok(())
 }
 
 /// Sends and receives whole frames on the present namespace's veth.
@@ -314,6 +404,38 @@ impl Wire {
     #[inline]
     pub fn send(&self, frame: &[u8]) -> io::Result<usize> {
         self.0.send(frame)
+    }
+
+    /// Sends frames, as many as fit into one call.
+    pub fn send_all(&self, frames: &mut [Vec<u8>]) -> Result<()> {
+        let mut parts: Vec<_> = frames
+            .iter_mut()
+            .map(|frame| libc::iovec {
+                iov_base: frame.as_mut_ptr().cast(),
+                iov_len: frame.len(),
+            })
+            .collect();
+        let mut messages: Vec<_> = parts
+            .iter_mut()
+            .map(|part| {
+                // SAFETY: All zeroes is a message to nobody, with nothing in it.
+                let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+                message.msg_hdr.msg_iov = part;
+                message.msg_hdr.msg_iovlen = 1;
+                message
+            })
+            .collect();
+        let mut sent = 0;
+        while sent < messages.len() {
+            let left = &mut messages[sent..];
+            // SAFETY: So many messages, each with one part that lives.
+            let result = unsafe {
+                libc::sendmmsg(self.0.as_raw_fd(), left.as_mut_ptr(), left.len() as u32, 0)
+            };
+            ensure!(result > 0, "sendmmsg: {}", io::Error::last_os_error());
+            sent += result as usize;
+        }
+        Ok(())
     }
 
     /// The next frame.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::thread::available_parallelism;
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,10 @@ pub struct Case {
 pub enum Limit {
     /// So many, interrupts included.
     Mean(f64),
+    /// In every round so many.
+    Most(f64),
+    /// In every round at least so many: the least that it may be.
+    Least(f64),
     /// So many more than what it is compared with.
     More(f64),
     /// So many percent more than what it is compared with.
@@ -59,11 +64,33 @@ impl Case {
         median(&mut self.rounds.clone())
     }
 
+    /// One that was counted once a round.
+    pub fn counted(module: String, what: impl Into<String>, rounds: Vec<f64>) -> Self {
+        Self {
+            module,
+            what: what.into(),
+            mean: rounds.iter().sum::<f64>() / rounds.len() as f64,
+            rounds,
+            frames: None,
+            against: None,
+            limit: None,
+        }
+    }
+
+    fn min(&self) -> f64 {
+        self.rounds.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
+    fn max(&self) -> f64 {
+        self.rounds.iter().copied().fold(0.0, f64::max)
+    }
+
     /// From the least round to the largest, in percent of the figure.
     pub fn spread(&self) -> f64 {
-        let min = self.rounds.iter().copied().fold(f64::INFINITY, f64::min);
-        let max = self.rounds.iter().copied().fold(0.0, f64::max);
-        (max - min) / self.figure() * 100.0
+        match self.max() - self.min() {
+            0.0 => 0.0,
+            width => width / self.figure() * 100.0,
+        }
     }
 }
 
@@ -90,11 +117,17 @@ impl Report {
         let cpu = read("/proc/cpuinfo");
         let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name"));
         let cpu = cpu.unwrap_or_default().trim_start_matches([' ', '\t', ':']);
+        let cpus = available_parallelism().map_or(String::new(), |n| n.to_string());
+        let memory = read("/proc/meminfo");
+        let memory = memory.lines().next().unwrap_or_default();
+        let memory = memory.trim_start_matches("MemTotal:").trim();
         let environment = [
             ("kernel", read("/proc/sys/kernel/osrelease")),
             ("kernel build", read("/proc/sys/kernel/version")),
             ("kernel command line", read("/proc/cmdline")),
             ("guest CPU", cpu.to_owned()),
+            ("guest CPUs", cpus),
+            ("guest memory", memory.to_owned()),
         ];
         Self {
             bench: bench.to_owned(),
@@ -124,6 +157,8 @@ impl Report {
         let missed = self.cases.iter().filter(|case| match case.limit {
             None => false,
             Some(Limit::Mean(most)) => case.mean > most,
+            Some(Limit::Most(most)) => case.max() > most,
+            Some(Limit::Least(least)) => case.min() < least,
             // What there is nothing to compare with has missed, too.
             Some(Limit::More(most)) => self.difference(case).is_none_or(|(more, _)| more > most),
             Some(Limit::Percent(most)) => self
@@ -164,6 +199,8 @@ impl Report {
             let target = match case.limit {
                 None => String::new(),
                 Some(Limit::Mean(most)) => format!("mean ≤ {most:.0}: {verdict}"),
+                Some(Limit::Most(most)) => format!("≤ {most:.0}: {verdict}"),
+                Some(Limit::Least(least)) => format!("≥ {least:.0}: {verdict}"),
                 Some(Limit::More(most)) => format!("≤ {most:+.0}: {verdict}"),
                 Some(Limit::Percent(most)) => format!("≤ {most:+} %: {verdict}"),
             };
@@ -233,6 +270,13 @@ mod tests {
         };
         assert!(more(20.0).is_empty());
         assert_eq!(more(19.0), ["loaded: x"]);
+        let counted = |limit| {
+            let mut counted = Case::counted("a".to_owned(), "y", vec![5.0, 0.0, 7.0]);
+            counted.limit = Some(limit);
+            report(vec![counted]).missed.is_empty()
+        };
+        assert!(counted(Limit::Most(7.0)) && !counted(Limit::Most(6.0)));
+        assert!(counted(Limit::Least(0.0)) && !counted(Limit::Least(1.0)));
         let absolute = |most| report(vec![case("a", 100.0, Some(Limit::Mean(most)))]).missed;
         assert!(absolute(100.0).is_empty());
         assert_eq!(absolute(99.0), ["a: x"]);

@@ -6,6 +6,7 @@
 use anyhow::{ensure, Context, Result};
 use socket2::{Protocol, Socket};
 
+use crate::clock;
 use crate::frame::{self, Form, Option_};
 use crate::measure::{measure, Amount, State};
 use crate::net::{self, Net, Wire, NOBODY, SERVER};
@@ -49,6 +50,7 @@ fn named(what: &str, form: Form) -> String {
 
 /// Measures SYNs with the module absent, idle and on; without a module, only the first.
 pub fn run(amount: Amount, module: bool) -> Result<Report> {
+    clock::check()?;
     let mut report = Report::new("syn", "guest instructions for one SYN and its answer");
     let net = Net::new()?;
     for netns in [&net.client, &net.server] {
