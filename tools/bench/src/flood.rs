@@ -222,6 +222,11 @@ pub fn run(amount: Amount, module: bool) -> Result<Report> {
 
 fn flood(state: State, syns: u32, cases: &mut Vec<Case>) -> Result<()> {
     let is_ours = state != State::Absent;
+    let name = if is_ours {
+        "stateless_join=1".to_owned()
+    } else {
+        state.name()
+    };
     if is_ours {
         net::load_module()?;
     }
@@ -250,11 +255,7 @@ fn flood(state: State, syns: u32, cases: &mut Vec<Case>) -> Result<()> {
         Option_::Join(token)
     };
     let frame = frame::syn(ATTACKER, SERVER, (1024, PORT), 0, Form::Linux, option)?;
-    eprintln!(
-        "dc-bench: {}: {} connections stand",
-        state.name(),
-        connections.len()
-    );
+    eprintln!("dc-bench: {name}: {} connections stand", connections.len());
 
     thread::sleep(Duration::from_secs(3));
     net.server.enter()?;
@@ -293,13 +294,10 @@ fn flood(state: State, syns: u32, cases: &mut Vec<Case>) -> Result<()> {
             "{syns} SYNs were sent, {answered} answered without state"
         );
     }
-    eprintln!(
-        "dc-bench: {}: {joined} joined; {syns} SYNs in {seconds:.0} s",
-        state.name()
-    );
+    eprintln!("dc-bench: {name}: {joined} joined; {syns} SYNs in {seconds:.0} s");
 
     let mut add = |what: &str, value: f64, limit: Option<Limit>| {
-        let mut case = Case::counted(state.name(), what, vec![value]);
+        let mut case = Case::counted(name.clone(), what, vec![value]);
         if is_ours {
             case.against = Some((State::Absent.name(), what.to_owned()));
             case.limit = limit;
