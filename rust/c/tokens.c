@@ -85,25 +85,15 @@ again:
 	return NULL;
 }
 
-/* mptcp_token_exists(), which isn't exported. */
-static bool dc_token_exists(u32 token)
-{
-	bool exists;
-
-	rcu_read_lock();
-	exists = dc_token_find(token);
-	rcu_read_unlock();
-	return exists;
-}
-
 /*
  * Would the table refuse @token now? For a SYN cookie, whose token is added when
- * its ACK comes. That looks at requests, too.
+ * its ACK comes; that looks at requests, too. Called with softirqs disabled,
+ * which makes the caller an RCU reader.
  */
 bool dc_token_busy(u32 token)
 {
 	return READ_ONCE(dc_bucket(token)->chain_len) >= DC_TOKEN_MAX_CHAIN_LEN ||
-	       dc_token_exists(token);
+	       dc_token_find(token);
 }
 
 /* mptcp_token_new_request() for a token that @req has already. */
