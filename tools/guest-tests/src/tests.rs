@@ -3,6 +3,7 @@
 //! The tests, by subject.
 
 mod cookies;
+mod full_table;
 mod lifecycle;
 mod losses;
 mod malformed;
@@ -29,6 +30,7 @@ pub fn all(scale: Scale) -> Vec<Test> {
         variants::tests(scale),
         cookies::tests(),
         stateless::tests(),
+        full_table::tests(scale),
         malformed::tests(scale),
         losses::tests(scale),
     ]

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 
 use crate::mptcp::{self, Info};
-use crate::netns::{output, Counters, Family, Mode, Netns, Pair, CLIENT_DEV, SERVER_V4};
+use crate::netns::{
+    output, Counters, Family, Mode, Netns, Pair, CLIENT_DEV, SERVER_DEV, SERVER_V4,
+};
 use crate::raw::{RawPeer, ISN};
 use crate::wire::{Segment, ACK, MPTCP, RST, SYN};
 use crate::Test;
@@ -68,6 +70,11 @@ pub fn tests() -> Vec<Test> {
     ] {
         tests.push(Test::new(name, run));
     }
+    tests.push(Test::with_note(
+        "stateless joins: all get through where SYNs and ACKs are lost, doubled and reordered",
+        Duration::from_secs(600),
+        bad_network,
+    ));
     tests
 }
 
@@ -269,6 +276,77 @@ fn joins(at: ListenAt, timestamps: u8) -> Result<()> {
         ]));
     }
     joinable.exchange()
+}
+
+/// Connections in a bad network.
+const MANY: usize = 40;
+
+fn bad_network() -> Result<String> {
+    let pair = stateless_pair()?;
+    let joinables = (0..MANY)
+        .map(|_| Ok(Joinable::v4(&pair)?.0))
+        .collect::<Result<Vec<_>>>()?;
+    for (end, dev) in [(&pair.client, CLIENT_DEV), (&pair.server, SERVER_DEV)] {
+        output(end.command("tc").args([
+            "qdisc",
+            "add",
+            "dev",
+            dev,
+            "root",
+            "netem",
+            "limit",
+            "10000",
+            "delay",
+            "5ms",
+            "reorder",
+            "10%",
+            "duplicate",
+            "10%",
+            "loss",
+            "10%",
+        ]))?;
+    }
+    let before = pair.server.counters()?;
+    let start = Instant::now();
+    output(
+        pair.client
+            .command("ip")
+            .args(["addr", "add", "10.9.0.11/24", "dev", CLIENT_DEV]),
+    )?;
+    output(pair.client.command("ip").args([
+        "mptcp",
+        "endpoint",
+        "add",
+        "10.9.0.11",
+        "dev",
+        CLIENT_DEV,
+        "subflow",
+    ]))?;
+    let joined = || -> Result<usize> {
+        joinables.iter().try_fold(0, |sum, joinable| {
+            Ok(sum + usize::from(joinable.subflows()? == 1))
+        })
+    };
+    while joined()? < MANY {
+        ensure!(
+            start.elapsed() < Duration::from_secs(120),
+            "only {} of {MANY} joined: {:?}",
+            joined()?,
+            pair.server.counters()?
+        );
+        thread::sleep(Duration::from_millis(100));
+    }
+    let spent = start.elapsed().as_secs_f64();
+    for joinable in &joinables {
+        joinable.exchange()?;
+    }
+    let after = pair.server.counters()?;
+    let syns = after.since(&before, "MPJoinSYNStateless")?;
+    ensure!(
+        syns == after.since(&before, "MPJoinSYNRX")? && syns >= MANY as u64,
+        "{syns} SYNs were answered without state"
+    );
+    Ok(format!("{syns} SYNs for {MANY} subflows, in {spent:.1} s"))
 }
 
 const SYNS: u16 = 50;
