@@ -30,6 +30,8 @@ const PORT: u16 = 5005;
 const BACKLOG: i32 = 4096;
 const CLIENTS: usize = 10;
 const CONNECTIONS: usize = 100;
+/// Bytes in a page, and in a slab of requests.
+const PAGE: u64 = 4096;
 /// SYNs in one system call.
 const BATCH: u32 = 64;
 
@@ -170,7 +172,7 @@ impl Use {
                     Ok(fields.get(at).context("slabinfo is cut")?.parse()?)
                 };
                 let pages = number(5)?;
-                Ok(number(14)? * pages * 4096)
+                Ok(number(14)? * pages * PAGE)
             })
             .sum::<Result<u64>>()?;
         let available = read("/proc/meminfo")?
@@ -263,7 +265,7 @@ fn flood(state: State, syns: u32, cases: &mut Vec<Case>) -> Result<()> {
     let sent = AtomicU32::new(0);
     let done = AtomicBool::new(false);
     let start = Instant::now();
-    let peak = thread::scope(|scope| -> Result<Use> {
+    let (alone, peak) = thread::scope(|scope| -> Result<(Use, Use)> {
         let watcher = scope.spawn(|| watch(&net.server, &done));
         let joiner = scope.spawn(|| let_join(&net, &sent, syns, &done));
         let flooded = net
@@ -274,8 +276,7 @@ fn flood(state: State, syns: u32, cases: &mut Vec<Case>) -> Result<()> {
         let joined = joiner.join().unwrap_or_else(|_| Err(anyhow!("panicked")));
         let peak = watcher.join().unwrap_or_else(|_| Err(anyhow!("panicked")));
         flooded?;
-        joined?;
-        peak
+        Ok((joined?, peak?))
     })?;
     let seconds = start.elapsed().as_secs_f64();
     let joined = connections
@@ -305,6 +306,7 @@ fn flood(state: State, syns: u32, cases: &mut Vec<Case>) -> Result<()> {
         cases.push(case);
     };
     let kib = |bytes: u64| bytes as f64 / 1024.0;
+    let cpus = thread::available_parallelism()?.get();
     let all = connections.len();
     add(
         "joins that succeeded during the flood, %",
@@ -319,11 +321,12 @@ fn flood(state: State, syns: u32, cases: &mut Vec<Case>) -> Result<()> {
     add(
         "slabs of request sockets, growth, KiB",
         kib(peak.slabs.saturating_sub(before.slabs)),
-        Some(Limit::Most(0.0)),
+        // A CPU that has none at hand yet takes one.
+        Some(Limit::Most(kib(PAGE) * cpus as f64)),
     );
     add(
-        "MemAvailable, decrease, KiB",
-        kib(before.available.saturating_sub(peak.available)),
+        "MemAvailable, decrease before the first client joins, KiB",
+        kib(before.available.saturating_sub(alone.available)),
         None,
     );
     add("SYNs a second", f64::from(syns) / seconds, None);
@@ -360,10 +363,12 @@ fn send(frame: &[u8], syns: u32, sent: &AtomicU32) -> Result<()> {
     Ok(())
 }
 
-/// Lets one client after another join, spread over the first three quarters of the flood.
-fn let_join(net: &Net, sent: &AtomicU32, syns: u32, done: &AtomicBool) -> Result<()> {
+/// Lets one client after another join, spread over the flood, which has begun and doesn't end yet; what was in use before
+/// the first did.
+fn let_join(net: &Net, sent: &AtomicU32, syns: u32, done: &AtomicBool) -> Result<Use> {
+    let mut before = None;
     for (number, client) in net.clients.iter().enumerate() {
-        let share = 0.05 + 0.07 * number as f64;
+        let share = 0.1 + 0.06 * number as f64;
         while f64::from(sent.load(Ordering::Relaxed)) < share * f64::from(syns) {
             ensure!(
                 !done.load(Ordering::Relaxed),
@@ -371,10 +376,13 @@ fn let_join(net: &Net, sent: &AtomicU32, syns: u32, done: &AtomicBool) -> Result
             );
             thread::sleep(Duration::from_millis(10));
         }
+        if before.is_none() {
+            before = Some(Use::now()?);
+        }
         let [_, second, _] = Net::addresses(number);
         client.ip(&format!("mptcp endpoint add {second} dev {VETH} subflow"))?;
     }
-    Ok(())
+    before.context("no client")
 }
 
 /// Looks at the server until all is done; the most that was in use.

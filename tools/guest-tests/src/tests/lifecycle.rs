@@ -134,6 +134,9 @@ fn no_hooks_left() -> Result<()> {
         Ok(hooked)
     };
     let pair = Pair::with_mode(Mode::Offer)?;
+    for end in pair.ends() {
+        end.set("mptcp_dc/stateless_join", 1)?;
+    }
     ensure!(ours()?.len() > HOT.len(), "hooked: {:?}", ours()?);
     kernel::unload()?;
     let left = ours();
