@@ -13,7 +13,7 @@ import time
 import traceback
 
 PATIENCE = 60  # seconds; nothing healthy takes longer, not even on an emulated CPU
-WRAPPER = "mptcp-dc-tls"
+WRAPPED = ["mptcp-dc-tls", "--log"]
 
 
 class Failure(Exception):
@@ -79,7 +79,7 @@ class Events:
 
 
 class Program:
-    """A program in the background, with all that it says in a file."""
+    """A program in the background, with all that it says in a file. `wrap`: under mptcp-dc-tls, or the command given."""
 
     count = 0
 
@@ -88,7 +88,7 @@ class Program:
         self.path = f"program-{Program.count}.log"
         command = [str(word) for word in command]
         if wrap:
-            command = [WRAPPER, "--log", *command]
+            command = [*(WRAPPED if wrap is True else wrap), *command]
         if netns:
             command = ["ip", "netns", "exec", netns, *command]
         self.command = command
@@ -219,3 +219,66 @@ def nginx(size, port=None, wrap=True, netns=None):
     with Program("nginx", "-p", directory, "-c", f"{directory}/nginx.conf", wrap=wrap, netns=netns) as program:
         await_listener(program, port, netns)
         yield program, port
+
+
+# ---- two hosts -------------------------------------------------------------------------------------------
+
+
+PATHS = 4
+
+
+def address(path, host):
+    return f"10.0.{path}.{1 if host == 'a' else 2}"
+
+
+def ip(*words):
+    subprocess.run(["ip", *map(str, words)], check=True)
+
+
+@contextlib.contextmanager
+def two_hosts():
+    """
+        a 10.0.1.1 ──── 10.0.1.2 b
+          10.0.2.1 ──── 10.0.2.2     b announces these addresses;
+          10.0.3.1 ──── 10.0.3.2     a, the client, opens a subflow to each
+          10.0.4.1 ──── 10.0.4.2
+    """
+    for host in "ab":
+        ip("netns", "add", host)
+    try:
+        for path in range(1, PATHS + 1):
+            ip("link", "add", f"a{path}", "netns", "a", "type", "veth", "peer", "name", f"b{path}", "netns", "b")
+            for host in "ab":
+                ip("-n", host, "addr", "add", f"{address(path, host)}/24", "dev", f"{host}{path}")
+                ip("-n", host, "link", "set", f"{host}{path}", "up")
+                if host == "b" and path > 1:
+                    ip("-n", host, "mptcp", "endpoint", "add", address(path, host), "signal")
+        for host in "ab":
+            ip("-n", host, "link", "set", "lo", "up")
+            ip("-n", host, "mptcp", "limits", "set", "subflows", PATHS - 1, "add_addr_accepted", PATHS - 1)
+        yield
+    finally:
+        for host in "ab":
+            ip("netns", "del", host)
+
+
+def counter(netns, name):
+    """Of the stack: MPTcpExt..."""
+    command = ["ip", "netns", "exec", netns, "nstat", "-asz", name]
+    lines = subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()
+    return int(lines[-1].split()[1])
+
+
+@contextlib.contextmanager
+def captured(path, netns="b"):
+    """Headers, and the first bytes of data, of all that passes on all paths."""
+    tcpdump = Program(
+        *"tcpdump --immediate-mode -U -i any -s 320 -B 16384 -w".split(), path, "tcp", wrap=False, netns=netns
+    )
+    with tcpdump:
+        until("tcpdump", lambda: "listening on" in tcpdump.said())
+        yield
+        time.sleep(0.5)
+        tcpdump.process.send_signal(signal.SIGINT)
+        tcpdump.wait()
+    check("\n0 packets dropped by kernel" in tcpdump.said(), "tcpdump lost packets:", tcpdump.said())

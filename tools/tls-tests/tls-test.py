@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """Unmodified programs under mptcp-dc-tls: runs as root in a guest of scripts/vm and prints TAP.
 
-Usage: tls-test.py plain    on a kernel without the module: nothing breaks, and both ends export the same key
+Usage: tls-test.py plain [TEXT]...   on a kernel without the module: nothing breaks, both ends export the same key
+       tls-test.py keys [TEXT]...    with it, two hosts and four paths: the key makes the HMAC of every subflow
+TEXT: only tests whose name contains it. DC_TLS_MEGABYTES: what curl fetches from nginx in the latter (default 10).
 """
 
 import hashlib
@@ -11,6 +13,8 @@ import re
 import subprocess
 import sys
 
+import proof
+from lab import PATHS, address, captured, counter, ip, two_hosts
 from lab import Program, await_listener, certificate, check, free_port, nginx, run, run_tests, same, until
 
 LABEL = "EXPERIMENTAL mptcp-dc key"
@@ -185,7 +189,7 @@ def a_program_that_watches_its_bios_keeps_that():
 def symbols_are_bound_at_once():
     with nginx(1000) as (server, port):
         client = curl(port, env={"LD_BIND_NOW": "1"})
-        until("nginx's key", server.events().hashes)
+        until("nginx's key", lambda: server.events().hashes())
         same("keys", client.hashes(), server.events().hashes())
 
 
@@ -307,7 +311,7 @@ def tls_within_tls_leaves_the_outer_ones_key():
             client = curl(port, "--proxy", f"https://localhost:{through}", "--proxy-cacert", "cert.pem")
             keys = client.keys
             same("handshakes", len(keys), 2)
-            same("the outer one's key", keys[0][2], until("the proxy's key", proxy.events().hashes)[0])
+            same("the outer one's key", keys[0][2], until("the proxy's key", lambda: proxy.events().hashes())[0])
             check(int(keys[0][0]) >= 0, "the outer one has no socket", keys)
             same("the inner one's socket", keys[1][0], "-1")
 
@@ -340,6 +344,183 @@ def only_openssl_3_is_intercepted():
     check(found.returncode != 0 and "undefined symbol: SSL_CTX_new" in found.stderr, found)
 
 
+# ---- with the module --------------------------------------------------------------------------------------
+
+PORT = 443
+JOINS = PATHS - 1
+
+
+def fetch(*options, wrap=True, env=None):
+    """As curl(), from host a to nginx on host b."""
+    program = run(
+        "curl", "-sS", "--cacert", "cert.pem", "-o", "got", *options, f"https://{address(1, 'b')}:{PORT}/file",
+        wrap=wrap, netns="a", env=env,
+    )
+    with open("got", "rb") as got, open("www/file", "rb") as served:
+        check(got.read() == served.read(), "curl got another file")
+    return program.events()
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def download_over_four_subflows(version):
+    size = int(os.environ.get("DC_TLS_MEGABYTES", "10")) << 20
+    with two_hosts(), nginx(size, PORT, netns="b") as (server, _):
+        with captured("capture"):
+            client = fetch("--tls-max", version, env={"SSLKEYLOGFILE": "keylog"})
+        until("nginx's key", lambda: server.events().hashes())
+        same("outcomes", client.outcomes() | server.events().outcomes(), {"set"})
+        same("keys", client.hashes(), server.events().hashes())
+        same("TLS version", client.versions(), {f"TLSv{version}"})
+
+        whole, key, joins, wire = proof.prove(read("capture"), read("keylog").decode())
+        same("the key's hash", [hashlib.sha256(key).hexdigest()[:16]], client.hashes())
+        same("joins", len(joins), JOINS)
+        same("joins that the server counted", counter("b", "MPTcpExtMPJoinAckRx"), JOINS)
+        carried = {path: 0 for path in [(whole.client, whole.server), *(join.path for join in joins)]}
+        for segment in wire:
+            back = segment.target, segment.source
+            if back in carried:
+                carried[back] += segment.length
+        check(all(carried.values()), "subflows that carried nothing:", carried)
+        return "\n".join(
+            [f"port {path[0][1]}: {length} bytes" for path, length in carried.items()]
+            + [f"HMAC_B {join.hmac_b.hex()}, HMAC_A {join.hmac_a.hex()}: as computed" for join in joins]
+        )
+
+
+def with_tls_13_the_exported_key_makes_the_hmacs_of_four_subflows():
+    return download_over_four_subflows("1.3")
+
+
+def with_tls_12_the_exported_key_makes_the_hmacs_of_four_subflows():
+    return download_over_four_subflows("1.2")
+
+
+def joined(netns="b", more=JOINS):
+    until(f"{more} subflows", lambda: counter(netns, "MPTcpExtMPJoinAckRx") == more)
+
+
+def rustls_and_openssl_agree_on_the_key():
+    with two_hosts(), Program("tls", "serve", f"0.0.0.0:{PORT}", "tls.pem", wrap=False, netns="b") as server:
+        await_listener(server, PORT, "b")
+        client = Program(
+            "openssl", "s_client", "-connect", f"{address(1, 'b')}:{PORT}", "-CAfile", "tls.pem",
+            netns="a", stdin=subprocess.PIPE,
+        )
+        with client:
+            joined()
+            same("outcome", client.events().outcomes(), {"set"})
+            client.write((1000).to_bytes(8, "big"))
+            until("the server's report", lambda: "1000 bytes sent, TLSv1_3, key set" in server.said())
+
+
+def rustls_at_both_ends():
+    with two_hosts(), Program("tls", "serve", f"0.0.0.0:{PORT}", "tls.pem", wrap=False, netns="b") as server:
+        await_listener(server, PORT, "b")
+        client = run("tls", "fetch", f"{address(1, 'b')}:{PORT}", "tls.pem", 10 << 20, wrap=False, netns="a")
+        check("TLSv1_3, key set" in client.said(), client.said())
+        joined()
+
+
+def no_key_crosses_the_wire(capture):
+    """Where an end refuses external keys: plain TCP, no key field of any version in the capture."""
+    wire = list(proof.segments(read(capture)))
+    check(wire, "nothing captured")
+    for segment in wire:
+        for option in segment.options:
+            check(len(option) <= 4, "an MPTCP option with more than its flags:", option.hex())
+
+
+def a_server_that_does_not_ask_for_keys_gets_plain_tcp():
+    with two_hosts(), nginx(1 << 20, PORT, wrap=False, netns="b"):
+        with captured("capture"):
+            client = fetch()
+        same("outcomes", client.outcomes(), {"Operation not supported"})
+        no_key_crosses_the_wire("capture")
+
+
+def a_server_with_mptcp_but_no_keys_gets_plain_tcp():
+    with two_hosts(), nginx(1 << 20, PORT, wrap=["mptcpize", "run"], netns="b"):
+        with captured("capture"):
+            client = fetch()
+        same("outcomes", client.outcomes(), {"Operation not supported"})
+        no_key_crosses_the_wire("capture")
+
+
+def a_client_with_mptcp_but_no_keys_gets_plain_tcp():
+    with two_hosts(), nginx(1 << 20, PORT, netns="b") as (server, _):
+        with captured("capture"):
+            fetch(wrap=["mptcpize", "run"])
+        # What a listener accepts without MPTCP is a TCP socket.
+        until("the server's report", lambda: server.events().outcomes())
+        same("outcomes", server.events().outcomes(), {"Protocol not available"})
+        wire = list(proof.segments(read("capture")))
+        answers = [option for segment in wire if segment.source[1] == PORT for option in segment.options]
+        same("MPTCP options of the server", answers, [])
+
+
+def the_key_of_a_renegotiation_replaces_the_first():
+    # There are no other paths until then.
+    with two_hosts():
+        certificate()
+        ip("-n", "b", "mptcp", "endpoint", "flush")
+        server = Program(
+            *"openssl s_server -client_renegotiation -key key.pem -cert cert.pem -accept".split(), PORT,
+            netns="b", stdin=subprocess.PIPE,
+        )
+        with server:
+            await_listener(server, PORT, "b")
+            client = Program(
+                "openssl", "s_client", "-tls1_2", "-connect", f"{address(1, 'b')}:{PORT}",
+                netns="a", stdin=subprocess.PIPE,
+            )
+            with client:
+                until("a key", lambda: client.events().hashes() and server.events().hashes())
+                client.write(b"R\n")
+                until("two keys", lambda: len(client.events().keys) == len(server.events().keys) == 2)
+                same("outcomes", client.events().outcomes() | server.events().outcomes(), {"set"})
+                same("subflows so far", counter("b", "MPTcpExtMPJoinAckRx"), 0)
+                for path in range(2, PATHS + 1):
+                    ip("-n", "b", "mptcp", "endpoint", "add", address(path, "b"), "signal")
+                joined()
+                client.write(b"over all of them\n")
+                until("data", lambda: "over all of them" in server.said())
+
+
+def many_connections_at_once_have_a_key_each():
+    count = 20
+    with two_hosts(), nginx(100_000, PORT, netns="b") as (server, _):
+        url = f"https://{address(1, 'b')}:{PORT}/file"
+        urls = [word for number in range(count) for word in (url, "-o", f"got-{number}")]
+        # HTTP/1.1, or all would share one connection.
+        client = run(
+            *"curl -sS --http1.1 --cacert cert.pem --parallel --parallel-immediate --parallel-max".split(), count,
+            *urls, netns="a",
+        ).events()
+        for number in range(count):
+            check(read(f"got-{number}") == read("www/file"), "curl got another file")
+        until("nginx's keys", lambda: len(server.events().keys) == len(client.keys))
+        same("keys", sorted(client.hashes()), sorted(server.events().hashes()))
+        same("outcomes", client.outcomes() | server.events().outcomes(), {"set"})
+        check(len(set(client.hashes())) == len(client.keys) >= count // 2, "connections:", client.keys)
+
+
+KEYS = [
+    with_tls_13_the_exported_key_makes_the_hmacs_of_four_subflows,
+    with_tls_12_the_exported_key_makes_the_hmacs_of_four_subflows,
+    rustls_and_openssl_agree_on_the_key,
+    rustls_at_both_ends,
+    a_server_that_does_not_ask_for_keys_gets_plain_tcp,
+    a_server_with_mptcp_but_no_keys_gets_plain_tcp,
+    a_client_with_mptcp_but_no_keys_gets_plain_tcp,
+    the_key_of_a_renegotiation_replaces_the_first,
+    many_connections_at_once_have_a_key_each,
+]
+
 PLAIN = [
     nginx_serves_curl_and_both_export_the_same_key,
     without_the_module_sockets_are_plain_tcp_and_say_so,
@@ -365,6 +546,9 @@ PLAIN = [
 def main():
     if sys.argv[1:2] == ["plain"]:
         tests = PLAIN
+    elif sys.argv[1:2] == ["keys"]:
+        subprocess.run(["modprobe", "mptcp_dc"], check=True)
+        tests = KEYS
     else:
         print(__doc__.split("\n\n")[1], file=sys.stderr)
         return 2

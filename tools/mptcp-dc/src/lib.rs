@@ -105,7 +105,8 @@ pub fn enable_app_key(socket: impl AsFd, enable: bool) -> Result<()> {
 /// # Errors
 ///
 /// [`Error::NotConnected`] before the connection is established; [`Error::Refused`] if it has no external keys, because it
-/// or the peer didn't ask for them; [`Error::Invalid`] for any other length.
+/// or the peer didn't ask for them; [`Error::NotMptcp`] for a connection that a listener accepted as plain TCP;
+/// [`Error::Invalid`] for any other length.
 pub fn set_key(socket: impl AsFd, key: &[u8]) -> Result<()> {
     let socket = socket.as_fd();
     option::set(socket, option::KEY, key).map_err(|error| match error {
