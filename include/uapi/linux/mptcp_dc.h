@@ -17,25 +17,27 @@
 #define MPTCP_DC_INFO	0xdc00
 
 /*
- * setsockopt() only: int. 1: the connection authenticates its subflows with an external key, MPTCP_KEY, and is plain TCP
- * if the peer won't; no key crosses the wire. 0: it doesn't (default). Before connect() or listen(); those accepted
- * follow their listener. EISCONN: too late. EINVAL: no such value. EPERM: net.mptcp_dc.app_key is 0.
+ * setsockopt() only: int. 1: connect with external keys or as plain TCP, never
+ * with keys in clear; a listener takes no other MPTCP either, and its children
+ * are external. Before connect() or listen().
+ * EISCONN: too late. EINVAL: neither 0 nor 1. EPERM: net.mptcp_dc.app_key is 0.
  */
 #define MPTCP_ENABLE_APP_KEY	0xdc01
 
 /*
- * setsockopt() only: MPTCP_KEY_MIN to MPTCP_KEY_MAX bytes, the same at both ends, such as what TLS exports. Once the
- * connection is established; no subflow is added before. Again: replaces the key. ENOTCONN: too early. EOPNOTSUPP: the
- * connection has no external keys, because it or its peer didn't want them. EINVAL: the length.
+ * setsockopt() only: the connection's key, MPTCP_KEY_MIN to MPTCP_KEY_MAX
+ * bytes; both ends need the same. Once connected; again to replace it.
+ * ENOTCONN: not connected (yet). EOPNOTSUPP: the peer refused, or this end
+ * didn't ask. EINVAL: too short or too long.
  */
-#define MPTCP_KEY	0xdc02
-
-#define MPTCP_KEY_MIN	16
-#define MPTCP_KEY_MAX	64
+#define MPTCP_KEY		0xdc02
+#define MPTCP_KEY_MIN		16
+#define MPTCP_KEY_MAX		64
 
 /*
- * setsockopt() only: int, values as of net.mptcp_dc.lowoverhead, which it overrides for this socket. Before connect() or
- * listen(). EISCONN: too late. EINVAL: no such value. EPERM: more than 0 while the sysctl is 0.
+ * setsockopt() only: int 0, 1 or 2, what net.mptcp_dc.lowoverhead is to be for
+ * this socket. Before connect() or listen().
+ * EISCONN: too late. EINVAL: another value. EPERM: raised while the sysctl is 0.
  */
 #define MPTCP_LOWOVERHEAD	0xdc03
 
@@ -48,6 +50,8 @@
 
 /* mptcp_dc_info.key_state */
 #define MPTCP_DC_KEY_NONE		0	/* the mode has no external key */
+#define MPTCP_DC_KEY_MISSING		1	/* MPTCP_KEY wasn't set yet: no subflows, no addresses */
+#define MPTCP_DC_KEY_SET		2
 
 /*
  * Host byte order. The kernel writes as much as the caller has room for, at

@@ -44,6 +44,10 @@ impl From<u32> for Mode {
 pub enum KeyState {
     /// The mode has no external key.
     None,
+    /// No key was set yet: the connection has one path and announces no address.
+    Missing,
+    /// A key was set.
+    Set,
     /// A later module's.
     Other(u32),
 }
@@ -52,6 +56,8 @@ impl From<u32> for KeyState {
     fn from(value: u32) -> Self {
         match value {
             0 => Self::None,
+            1 => Self::Missing,
+            2 => Self::Set,
             other => Self::Other(other),
         }
     }

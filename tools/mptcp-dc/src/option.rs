@@ -98,6 +98,7 @@ fn is_mptcp(socket: BorrowedFd<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{KeyState, Mode};
 
     const HEADER: &str = include_str!("../../../include/uapi/linux/mptcp_dc.h");
 
@@ -132,5 +133,23 @@ mod tests {
         ] {
             assert_eq!(defined(name), i64::from(ours), "{name}");
         }
+        let number = |name| u32::try_from(defined(name)).unwrap();
+        assert_eq!(Mode::from(number("MPTCP_DC_MODE_NONE")), Mode::None);
+        assert_eq!(Mode::from(number("MPTCP_DC_MODE_TCP")), Mode::Tcp);
+        assert_eq!(Mode::from(number("MPTCP_DC_MODE_STANDARD")), Mode::Standard);
+        assert_eq!(
+            Mode::from(number("MPTCP_DC_MODE_LOWOVERHEAD")),
+            Mode::LowOverhead
+        );
+        assert_eq!(
+            Mode::from(number("MPTCP_DC_MODE_EXTERNALKEY")),
+            Mode::ExternalKey
+        );
+        assert_eq!(KeyState::from(number("MPTCP_DC_KEY_NONE")), KeyState::None);
+        assert_eq!(
+            KeyState::from(number("MPTCP_DC_KEY_MISSING")),
+            KeyState::Missing
+        );
+        assert_eq!(KeyState::from(number("MPTCP_DC_KEY_SET")), KeyState::Set);
     }
 }
