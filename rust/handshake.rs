@@ -32,6 +32,7 @@
 //! [`is_low_overhead`]: proto::key::is_low_overhead
 
 mod client;
+mod derived;
 mod join;
 mod server;
 mod stateless;

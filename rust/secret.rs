@@ -9,7 +9,10 @@
 //! [`issue`] and [`verify`] run in softirq for every SYN: they take no lock, allocate nothing and
 //! write no cache line that another CPU writes.
 
-use core::num::NonZeroU32;
+use core::num::{
+    NonZeroU32,
+    NonZeroU64, //
+};
 use core::ptr::null_mut;
 use core::sync::atomic::{
     AtomicPtr,
@@ -22,6 +25,7 @@ use proto::key::KeyField;
 use proto::nonce::Flow;
 use proto::secret::Secret;
 use proto::token::{
+    Counter,
     Place,
     Slices, //
 };
@@ -125,11 +129,11 @@ fn epoch(_bh: &BhDisabled) -> Option<&Epoch> {
     unsafe { EPOCH.load(Ordering::Acquire).as_ref() }
 }
 
-/// Makes a key field for this host's end of `flow`, from the next counter of this CPU.
+/// Takes the next counter of this CPU, and says whose it is.
 ///
 /// `None` if this CPU has none left, until the secret is replaced.
-#[inline]
-pub(crate) fn issue(flow: &Flow, bh: &BhDisabled) -> Option<KeyField> {
+#[inline(always)]
+fn take(bh: &BhDisabled) -> Option<(&Epoch, Counter)> {
     let epoch = epoch(bh)?;
     // SAFETY: With softirqs disabled the cursor is ours. Nobody can bring it into a later epoch
     // than the one just read.
@@ -145,8 +149,31 @@ pub(crate) fn issue(flow: &Flow, bh: &BhDisabled) -> Option<KeyField> {
     }
     let take = take?;
     cursor.taken = take.cursor;
+    Some((epoch, take.counter))
+}
+
+/// Makes a key field for this host's end of `flow`, from the next counter of this CPU.
+///
+/// `None` if this CPU has none left, until the secret is replaced.
+#[inline]
+pub(crate) fn issue(flow: &Flow, bh: &BhDisabled) -> Option<KeyField> {
+    let (epoch, counter) = take(bh)?;
     // One counter in 2^32 makes no token. Its turn is worth one fallback.
-    epoch.current.issue(flow, take.counter)
+    epoch.current.issue(flow, counter)
+}
+
+/// Makes a key of standard MPTCP for this host's end of `flow`. `None` as for [`issue`].
+#[inline]
+pub(crate) fn standard_key(flow: &Flow, bh: &BhDisabled) -> Option<NonZeroU64> {
+    let (epoch, counter) = take(bh)?;
+    Some(flow.standard_key(epoch.current.hash_key(), counter))
+}
+
+/// Makes the nonce of a standard MP_JOIN for this host's end of `flow`, in which the client's SYN has
+/// the sequence number `isn`.
+#[inline]
+pub(crate) fn join_nonce(flow: &Flow, isn: u32, bh: &BhDisabled) -> Option<NonZeroU32> {
+    Some(flow.join_nonce(epoch(bh)?.current.hash_key(), isn))
 }
 
 /// How many counters a connection may cost. The stack's table has room for four tokens in each bucket; where

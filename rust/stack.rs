@@ -7,6 +7,7 @@
 //! and `dc_layout_check()` compared them with the running one before any view could be made.
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use proto::key::{
@@ -285,6 +286,13 @@ impl Packet {
         self.tcp().1
     }
 
+    /// The sequence number.
+    #[inline]
+    pub(crate) fn seq(&self) -> u32 {
+        let ([_, _, _, _, a, b, c, d, ..], _) = self.tcp();
+        u32::from_be_bytes([*a, *b, *c, *d])
+    }
+
     /// What part of a handshake the segment can be.
     #[inline]
     pub(crate) fn segment(&self) -> Segment {
@@ -336,6 +344,29 @@ impl Packet {
     }
 }
 
+/// The connection of a socket, with zeros for what isn't known before it is routed.
+///
+/// # Safety
+///
+/// `sk` must be a live TCP socket.
+pub(crate) unsafe fn flow_of_sock(sk: *const sock, netns: Netns) -> Flow {
+    let mut ends = MaybeUninit::uninit();
+    // SAFETY: By this function's requirement; `dc_sock_ends` fills it.
+    let ends = unsafe {
+        dc_sock_ends(sk, ends.as_mut_ptr());
+        ends.assume_init()
+    };
+    let local = End {
+        addr: ends.local_addr,
+        port: ends.local_port,
+    };
+    let remote = End {
+        addr: ends.remote_addr,
+        port: ends.remote_port,
+    };
+    Flow::v6(netns.cookie(), local, remote)
+}
+
 /// What the module keeps for a network namespace.
 ///
 /// # Invariants
@@ -373,8 +404,7 @@ impl Netns {
         unsafe { (&raw const (*self.0.as_ptr()).lowoverhead).read_volatile() }
     }
 
-    /// That of a listener which serves our MP_CAPABLE, or (`join`) MP_JOIN: `lowoverhead` is 1 or 2,
-    /// and the stack would look at the option.
+    /// That of a listener which serves MP_CAPABLE, or (`join`) MP_JOIN.
     ///
     /// # Safety
     ///
@@ -387,6 +417,12 @@ impl Netns {
     ) -> Option<Self> {
         // SAFETY: By this function's requirement; softirqs are disabled.
         NonNull::new(unsafe { dc_listener_netns(listener, join) }).map(Self)
+    }
+
+    /// Whether servers here accept low overhead: `lowoverhead` is 1 or 2.
+    #[inline]
+    pub(crate) fn accepts(&self) -> bool {
+        self.mode() >= 1
     }
 
     /// Whether clients here offer low overhead: `lowoverhead` is 2.
@@ -407,6 +443,13 @@ impl Netns {
     pub(crate) fn joins_stateless(&self) -> bool {
         // SAFETY: By the type's invariant. A sysctl may be writing it.
         unsafe { (&raw const (*self.0.as_ptr()).stateless_join).read_volatile() != 0 }
+    }
+
+    /// Whether standard MPTCP takes keys and nonces from a hash here: `derived_nonces` is 1.
+    #[inline]
+    pub(crate) fn derives(&self) -> bool {
+        // SAFETY: By the type's invariant. A sysctl may be writing it.
+        unsafe { (&raw const (*self.0.as_ptr()).derived_nonces).read_volatile() != 0 }
     }
 
     /// What stands for the namespace in keyed hashes.

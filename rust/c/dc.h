@@ -79,6 +79,8 @@ struct dc_token_bucket {
 	X(mptcp_subflow_request_sock, remote_nonce, mptcp_subflow_request_sock) \
 	X(mptcp_subflow_context, remote_token, mptcp_subflow_context) \
 	X(mptcp_subflow_context, local_id, mptcp_subflow_context) \
+	X(mptcp_subflow_context, local_nonce, mptcp_subflow_context) \
+	X(mptcp_subflow_context, snd_isn, mptcp_subflow_context) \
 	X(mptcp_options_received, join_id, mptcp_options_received) \
 	X(mptcp_options_received, token, mptcp_options_received) \
 	X(mptcp_options_received, nonce, mptcp_options_received) \
@@ -162,6 +164,8 @@ struct dc_token_bucket {
 	X(JOIN_ACK_BAD, "MPJoinACKBad")				\
 	X(JOIN_COOKIE_ACK_RX, "MPJoinCookieACKRX")		\
 	X(JOIN_NO_TOKEN, "MPJoinNoToken")			\
+	X(KEY_DERIVED, "KeyDerived")				\
+	X(NONCE_DERIVED, "JoinNonceDerived")			\
 	X(TOKEN_BUSY, "TokenBusy")				\
 	X(TOKEN_FALLBACK, "TokenFallback")			\
 	X(TOKEN_REKEY, "TokenRekey")
@@ -182,6 +186,7 @@ struct dc_netns {
 	u8	lowoverhead;	/* net.mptcp_dc.lowoverhead: 0, 1, 2 */
 	u8	syn_token;	/* net.mptcp_dc.syn_token: 0, 1 */
 	u8	stateless_join;	/* net.mptcp_dc.stateless_join: 0, 1 */
+	u8	derived_nonces;	/* net.mptcp_dc.derived_nonces: 0, 1 */
 	u64	cookie;		/* names the namespace in keyed hashes */
 	struct dc_counters __percpu	*counters;
 	struct ctl_table_header		*sysctl;
@@ -207,11 +212,35 @@ struct dc_cursor {
 	u64	remote_key;
 } ____cacheline_aligned_in_smp;
 
-/* The fields of a low-overhead MP_JOIN. */
+/* The fields of an MP_JOIN, but for nonces and HMAC. */
 struct dc_join {
 	u32	token;		/* of the host that is joined */
 	u8	address_id;
 	bool	backup;
+};
+
+/* The nonces of a standard MP_JOIN: the client's and the server's. */
+struct dc_nonces {
+	u32	remote;
+	u32	local;
+};
+
+/* The handshake option that a SYN has by RFC 8684. */
+struct dc_standard_syn {
+	u16		suboption;	/* OPTION_MPTCP_MPC_SYN, OPTION_MPTCP_MPJ_SYN or 0 */
+	struct dc_join	join;		/* the rest: of an MP_JOIN */
+	u32		nonce;
+};
+
+/*
+ * The ends of a socket's connection, so far as they are known: network byte
+ * order, IPv4 addresses mapped into IPv6.
+ */
+struct dc_ends {
+	u8	local_addr[16];
+	u8	remote_addr[16];
+	u8	local_port[2];
+	u8	remote_port[2];
 };
 
 struct btf;
@@ -255,6 +284,8 @@ void dc_orig_finish_connect(struct sock *ssk, const struct sk_buff *skb);
 int dc_orig_token_new_connect(struct sock *ssk);
 int dc_orig_v4_conn_request(struct sock *sk, struct sk_buff *skb);
 int dc_orig_v6_conn_request(struct sock *sk, struct sk_buff *skb);
+void dc_orig_key_sha(u64 key, u32 *token, u64 *idsn);
+void dc_orig_hmac_sha(u64 key1, u64 key2, u8 *msg, int len, void *hmac);
 struct sock *dc_orig_syn_recv_sock(const struct sock *listener, struct sk_buff *skb,
 				   struct request_sock *req, struct dst_entry *dst,
 				   struct request_sock *req_unhash, bool *own_req,
@@ -269,6 +300,8 @@ int dc_pm_local_id(struct mptcp_sock *msk, struct sock_common *skc);
 bool dc_pm_is_backup(struct mptcp_sock *msk, struct sock_common *skc);
 bool dc_pm_announced(struct mptcp_sock *msk, const struct sock *ssk);
 bool dc_userspace_pm_active(const struct mptcp_sock *msk);
+int dc_token_new_request(struct request_sock *req);
+void dc_cookie_join_save(const struct mptcp_subflow_request_sock *subflow_req, struct sk_buff *skb);
 
 /* tokens.c: the stack's token table, and the CPUs' cursors */
 int dc_tokens_init(void);
@@ -276,6 +309,7 @@ bool dc_token_busy(u32 token);
 struct mptcp_sock *dc_token_find(u32 token);
 bool dc_token_add_request(struct request_sock *req);
 bool dc_token_add_connect(struct sock *ssk);
+bool dc_token_add_standard(struct sock *ssk, u64 key);
 void dc_requests_settle(void);
 struct dc_netns *dc_token_owner(u32 token, u64 local_key, const struct tcphdr *th);
 void dc_token_release(struct sock *ssk);
@@ -297,6 +331,7 @@ void dc_netns_exit(void);
 struct dc_netns *dc_netns_of(const struct net *net);
 struct dc_netns *dc_netns_of_bh(const struct net *net);
 struct net *dc_sock_net(const struct sock *sk);
+bool dc_listener_derives(const struct sock *listener);
 void dc_count(struct dc_netns *ns, enum dc_counter counter);
 void dc_count_syn(const struct sock *listener, struct dc_netns *ns, enum dc_counter counter);
 void dc_count_fallback(struct dc_netns *ns, struct net *net);
@@ -307,26 +342,32 @@ struct dc_netns *dc_listener_netns(const struct sock *listener, bool join);
 void dc_request_init(struct request_sock *req, const struct sock *listener);
 bool dc_request_accept(struct request_sock *req, const struct sk_buff *skb);
 bool dc_request_accept_cookie(struct request_sock *req, const struct sk_buff *skb);
+void dc_parse_standard_syn(const struct sk_buff *skb, struct dc_standard_syn *syn);
+bool dc_request_accept_standard(struct request_sock *req, const struct sk_buff *skb, u64 key);
 bool dc_request_is_capable(const struct request_sock *req);
 bool dc_subflow_awaits_synack(const struct sock *ssk);
 bool dc_fastopen_requested(const struct sock *ssk);
+void dc_sock_ends(const struct sock *sk, struct dc_ends *ends);
 u8 dc_out_flags(const struct mptcp_out_options *opts);
 void dc_received_capable(struct mptcp_options_received *mp_opt, u16 suboption,
 			 bool checksum, bool deny_join);
 void dc_received_mapping(struct mptcp_options_received *mp_opt);
 bool dc_subflow_is_low_overhead(const struct mptcp_subflow_context *subflow);
 bool dc_subflow_restart(struct sock *ssk);
+int dc_standard_connect(struct sock *ssk);	/* in Rust */
 void dc_handshakes_settle(void);
 
-/* join.c: MP_JOIN without HMAC */
+/* join.c: MP_JOIN, mostly without HMAC */
 int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
-		const struct dc_join *join);
+		const struct dc_join *join, const struct dc_nonces *nonces);
 int dc_join_cookie_ack(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
 		       const struct dc_join *join);
 bool dc_join_keys(struct request_sock *req, u32 *token, u64 *local_key, u64 *remote_key);
 bool dc_request_joins(const struct request_sock *req);
 bool dc_subflow_joins(struct sock *ssk);
 bool dc_subflow_is_join(const struct sock *ssk);
+bool dc_subflow_first_join_syn(const struct sock *ssk, const struct sk_buff *skb, u32 *isn);
+void dc_subflow_set_nonce(struct sock *ssk, u32 nonce);
 void dc_subflow_join_fields(const struct sock *ssk, struct dc_join *join);
 void dc_received_join(struct mptcp_options_received *mp_opt, u16 suboption,
 		      const struct dc_join *join);

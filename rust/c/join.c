@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * MP_JOIN without HMAC: what subflow_check_req() and its like do with an MP_JOIN,
- * less nonces and hashes.
+ * less nonces and hashes. And the standard one, with a nonce that is given.
  */
+#include <linux/unaligned.h>
 #include "protocol.h"
 #include "mib.h"
 #include "dc.h"
@@ -96,9 +97,29 @@ static void dc_join_set(struct mptcp_subflow_request_sock *subflow_req, u32 ssn_
 	subflow_req->thmac = 0;
 }
 
-/* A SYN with MP_JOIN. Returns 0, or -EPERM for a reset. */
+/* subflow_req_create_thmac(), with a nonce that is given */
+static void dc_join_sign(struct mptcp_subflow_request_sock *subflow_req,
+			 const struct dc_nonces *nonces)
+{
+	const struct mptcp_sock *msk = subflow_req->msk;
+	u8 hmac[SHA256_DIGEST_SIZE];
+	u8 msg[8];
+
+	subflow_req->remote_nonce = nonces->remote;
+	subflow_req->local_nonce = nonces->local;
+	put_unaligned_be32(nonces->local, &msg[0]);
+	put_unaligned_be32(nonces->remote, &msg[4]);
+	dc_orig_hmac_sha(READ_ONCE(msk->local_key), READ_ONCE(msk->remote_key), msg, sizeof(msg),
+			 hmac);
+	subflow_req->thmac = get_unaligned_be64(hmac);
+}
+
+/*
+ * A SYN with MP_JOIN: a standard one if there are @nonces, else low-overhead.
+ * Returns 0, or -EPERM for a reset.
+ */
 int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
-		const struct dc_join *join)
+		const struct dc_join *join, const struct dc_nonces *nonces)
 {
 	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
 	struct net *net = sock_net(listener);
@@ -108,10 +129,11 @@ int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk
 	if (join->backup)
 		MPTCP_INC_STATS(net, MPTCP_MIB_JOINSYNBACKUPRX);
 
-	msk = dc_join_get(net, join->token);
+	msk = nonces ? mptcp_token_get_sock(net, join->token) : dc_join_get(net, join->token);
 	if (!msk) {
 		MPTCP_INC_STATS(net, MPTCP_MIB_JOINNOTOKEN);
-		dc_count(dc_netns_of(net), DC_COUNT_JOIN_NO_TOKEN);
+		if (!nonces)
+			dc_count(dc_netns_of(net), DC_COUNT_JOIN_NO_TOKEN);
 		return dc_join_refuse(skb, MPTCP_RST_EMPTCP);
 	}
 	dc_join_set(subflow_req, TCP_SKB_CB(skb)->seq, join);
@@ -127,9 +149,15 @@ int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk
 		}
 		MPTCP_INC_STATS(net, MPTCP_MIB_JOINPORTSYNRX);
 	}
-	if (req->syncookie && !dc_join_allowed(msk)) {
-		MPTCP_INC_STATS(net, MPTCP_MIB_JOINREJECTED);
-		return dc_join_refuse(skb, MPTCP_RST_EPROHIBIT);
+	if (nonces)
+		dc_join_sign(subflow_req, nonces);
+	if (req->syncookie) {
+		if (!dc_join_allowed(msk)) {
+			MPTCP_INC_STATS(net, MPTCP_MIB_JOINREJECTED);
+			return dc_join_refuse(skb, MPTCP_RST_EPROHIBIT);
+		}
+		if (nonces)
+			dc_cookie_join_save(subflow_req, skb);
 	}
 	return 0;
 }
@@ -209,6 +237,26 @@ bool dc_subflow_joins(struct sock *ssk)
 bool dc_subflow_is_join(const struct sock *ssk)
 {
 	return mptcp_subflow_ctx(ssk)->request_join;
+}
+
+/*
+ * Is @skb the first SYN of a subflow that joins? Then *@isn is its sequence
+ * number. mptcp_syn_options() notes in snd_isn which SYN it has seen.
+ */
+bool dc_subflow_first_join_syn(const struct sock *ssk, const struct sk_buff *skb, u32 *isn)
+{
+	const struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(ssk);
+
+	if (!subflow->request_join || subflow->snd_isn == TCP_SKB_CB(skb)->end_seq)
+		return false;
+	*isn = TCP_SKB_CB(skb)->seq;
+	return true;
+}
+
+/* The nonce of the MP_JOIN in a SYN about to be written. */
+void dc_subflow_set_nonce(struct sock *ssk, u32 nonce)
+{
+	mptcp_subflow_ctx(ssk)->local_nonce = nonce;
 }
 
 /* What the MP_JOIN of an ACK repeats of the SYN's. */

@@ -34,6 +34,12 @@ struct net *dc_sock_net(const struct sock *sk)
 	return sock_net(sk);
 }
 
+/* Does standard MPTCP take keys and nonces from a hash here? With softirqs disabled. */
+bool dc_listener_derives(const struct sock *listener)
+{
+	return READ_ONCE(dc_netns_of_bh(sock_net(listener))->derived_nonces);
+}
+
 void dc_count(struct dc_netns *ns, enum dc_counter counter)
 {
 	if (counter < DC_COUNT_NR)
@@ -149,6 +155,15 @@ static const struct ctl_table dc_table_template[] = {
 		.maxlen		= sizeof(u8),
 		.mode		= 0644,
 		.proc_handler	= dc_stateless_handler,
+		.extra1		= SYSCTL_ZERO,
+		.extra2		= SYSCTL_ONE,
+	},
+	{
+		.procname	= "derived_nonces",
+		.data		= (void *)offsetof(struct dc_netns, derived_nonces),
+		.maxlen		= sizeof(u8),
+		.mode		= 0644,
+		.proc_handler	= proc_dou8vec_minmax,
 		.extra1		= SYSCTL_ZERO,
 		.extra2		= SYSCTL_ONE,
 	},

@@ -5,13 +5,12 @@
 #include "dc.h"
 
 /*
- * The namespace of a listener that serves our MP_CAPABLE or (@join) MP_JOIN; NULL
- * if it doesn't. The stack then resets or falls back: subflow_check_req().
+ * The namespace of a listener that serves MP_CAPABLE or (@join) MP_JOIN; NULL if
+ * it doesn't. The stack then resets or falls back: subflow_check_req().
  */
 struct dc_netns *dc_listener_netns(const struct sock *listener, bool join)
 {
 	const struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(listener);
-	struct dc_netns *ns;
 
 #ifdef CONFIG_TCP_MD5SIG
 	if (rcu_access_pointer(tcp_sk(listener)->md5sig_info))
@@ -19,8 +18,7 @@ struct dc_netns *dc_listener_netns(const struct sock *listener, bool join)
 #endif
 	if (!subflow->request_mptcp || (subflow->pm_listener && !join))
 		return NULL;
-	ns = dc_netns_of_bh(sock_net(listener));
-	return READ_ONCE(ns->lowoverhead) ? ns : NULL;
+	return dc_netns_of_bh(sock_net(listener));
 }
 
 /* subflow_init_req() */
@@ -63,6 +61,42 @@ bool dc_request_accept_cookie(struct request_sock *req, const struct sk_buff *sk
 	return true;
 }
 
+/* What subflow_check_req() sees in a SYN. */
+void dc_parse_standard_syn(const struct sk_buff *skb, struct dc_standard_syn *syn)
+{
+	struct mptcp_options_received mp_opt;
+
+	memset(syn, 0, sizeof(*syn));
+	dc_orig_get_options(skb, &mp_opt);
+	if (mp_opt.suboptions & OPTION_MPTCP_MPC_SYN) {
+		syn->suboption = OPTION_MPTCP_MPC_SYN;
+	} else if (mp_opt.suboptions & OPTION_MPTCP_MPJ_SYN) {
+		syn->suboption = OPTION_MPTCP_MPJ_SYN;
+		syn->join.token = mp_opt.token;
+		syn->join.address_id = mp_opt.join_id;
+		syn->join.backup = mp_opt.backup;
+		syn->nonce = mp_opt.nonce;
+	}
+}
+
+/* dc_request_accept() for a key as RFC 8684 has it. */
+bool dc_request_accept_standard(struct request_sock *req, const struct sk_buff *skb, u64 key)
+{
+	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+
+	subflow_req->local_key = key;
+	if (req->syncookie) {
+		dc_orig_key_sha(key, &subflow_req->token, &subflow_req->idsn);
+		if (dc_token_find(subflow_req->token))
+			return false;
+	} else if (dc_token_new_request(req)) {
+		return false;
+	}
+	subflow_req->ssn_offset = TCP_SKB_CB(skb)->seq;
+	subflow_req->mp_capable = 1;
+	return true;
+}
+
 bool dc_request_is_capable(const struct request_sock *req)
 {
 	return mptcp_subflow_rsk(req)->mp_capable;
@@ -80,6 +114,25 @@ bool dc_subflow_awaits_synack(const struct sock *ssk)
 bool dc_fastopen_requested(const struct sock *ssk)
 {
 	return tcp_sk(ssk)->fastopen_req;
+}
+
+void dc_sock_ends(const struct sock *sk, struct dc_ends *ends)
+{
+	struct in6_addr *local = (struct in6_addr *)ends->local_addr;
+	struct in6_addr *remote = (struct in6_addr *)ends->remote_addr;
+
+#if IS_ENABLED(CONFIG_IPV6)
+	if (sk->sk_family == AF_INET6) {
+		*local = sk->sk_v6_rcv_saddr;
+		*remote = sk->sk_v6_daddr;
+	} else
+#endif
+	{
+		ipv6_addr_set_v4mapped(sk->sk_rcv_saddr, local);
+		ipv6_addr_set_v4mapped(sk->sk_daddr, remote);
+	}
+	memcpy(ends->local_port, &inet_sk(sk)->inet_sport, sizeof(ends->local_port));
+	memcpy(ends->remote_port, &inet_sk(sk)->inet_dport, sizeof(ends->remote_port));
 }
 
 /* The flags that the stack gives an MP_CAPABLE of its own: mptcp_write_options() */
@@ -125,7 +178,7 @@ bool dc_subflow_restart(struct sock *ssk)
 	struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(ssk);
 
 	dc_token_release(ssk);
-	if (!dc_orig_token_new_connect(ssk))
+	if (!dc_standard_connect(ssk))
 		return true;
 	subflow->request_mptcp = 0;
 	dc_orig_try_fallback(mptcp_sk(subflow->conn), MPTCP_MIB_TOKENFALLBACKINIT);

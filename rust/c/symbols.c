@@ -34,6 +34,8 @@ DEFINE_STATIC_CALL_NULL(dc_userspace_active, mptcp_userspace_pm_active);
 #define X(call, type, function) DEFINE_STATIC_CALL_NULL(call, type);
 DC_SYN_CALLS(X)
 #undef X
+DEFINE_STATIC_CALL_NULL(dc_new_request, mptcp_token_new_request);
+DEFINE_STATIC_CALL_NULL(dc_join_save, subflow_init_req_cookie_join_save);
 
 DEFINE_STATIC_CALL_NULL(dc_syn_options, mptcp_syn_options);
 DEFINE_STATIC_CALL_NULL(dc_synack_options, mptcp_synack_options);
@@ -46,6 +48,8 @@ DEFINE_STATIC_CALL_NULL(dc_syn_recv_sock, dc_orig_syn_recv_sock);
 DEFINE_STATIC_CALL_NULL(dc_token_new_connect, mptcp_token_new_connect);
 DEFINE_STATIC_CALL_NULL(dc_v4_conn_request, dc_proto_conn_request);
 DEFINE_STATIC_CALL_NULL(dc_v6_conn_request, dc_proto_conn_request);
+DEFINE_STATIC_CALL_NULL(dc_key_sha, mptcp_crypto_key_sha);
+DEFINE_STATIC_CALL_NULL(dc_hmac_sha, mptcp_crypto_hmac_sha);
 
 /* A function of the kernel, and the static call that reaches it. */
 struct dc_function {
@@ -78,6 +82,8 @@ static const struct dc_function dc_helpers[] = {
 #define X(call, type, function) DC_FUNCTION(#function, call),
 	DC_SYN_CALLS(X)
 #undef X
+	DC_FUNCTION("mptcp_token_new_request", dc_new_request),
+	DC_FUNCTION("subflow_init_req_cookie_join_save", dc_join_save),
 };
 
 /* Functions that are hooked. */
@@ -93,6 +99,8 @@ static const struct dc_function dc_originals[] = {
 	DC_FUNCTION("mptcp_token_new_connect", dc_token_new_connect),
 	DC_FUNCTION("subflow_v4_conn_request", dc_v4_conn_request),
 	DC_FUNCTION("subflow_v6_conn_request", dc_v6_conn_request),
+	DC_FUNCTION("mptcp_crypto_key_sha", dc_key_sha),
+	DC_FUNCTION("mptcp_crypto_hmac_sha", dc_hmac_sha),
 };
 
 static void dc_static_call_set(const struct dc_function *function, unsigned long entry)
@@ -236,6 +244,16 @@ int dc_orig_v6_conn_request(struct sock *sk, struct sk_buff *skb)
 	return static_call(dc_v6_conn_request)(sk, skb);
 }
 
+void dc_orig_key_sha(u64 key, u32 *token, u64 *idsn)
+{
+	static_call(dc_key_sha)(key, token, idsn);
+}
+
+void dc_orig_hmac_sha(u64 key1, u64 key2, u8 *msg, int len, void *hmac)
+{
+	static_call(dc_hmac_sha)(key1, key2, msg, len, hmac);
+}
+
 bool dc_orig_try_fallback(struct mptcp_sock *msk, int fb_mib)
 {
 	return static_call(dc_try_fallback)(msk, fb_mib);
@@ -279,4 +297,14 @@ bool dc_pm_announced(struct mptcp_sock *msk, const struct sock *ssk)
 bool dc_userspace_pm_active(const struct mptcp_sock *msk)
 {
 	return static_call(dc_userspace_active)(msk);
+}
+
+int dc_token_new_request(struct request_sock *req)
+{
+	return static_call(dc_new_request)(req);
+}
+
+void dc_cookie_join_save(const struct mptcp_subflow_request_sock *subflow_req, struct sk_buff *skb)
+{
+	static_call(dc_join_save)(subflow_req, skb);
 }

@@ -134,6 +134,16 @@ bool dc_token_add_connect(struct sock *ssk)
 	return !busy;
 }
 
+/* mptcp_token_new_connect() with this key. False: its token is busy. */
+bool dc_token_add_standard(struct sock *ssk, u64 key)
+{
+	struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(ssk);
+
+	subflow->local_key = key;
+	dc_orig_key_sha(key, &subflow->token, &subflow->idsn);
+	return subflow->token && dc_token_add_connect(ssk);
+}
+
 /* mptcp_token_destroy() of the connection that the subflow @ssk belongs to. */
 void dc_token_release(struct sock *ssk)
 {

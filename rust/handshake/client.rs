@@ -12,10 +12,6 @@ use proto::negotiate::{
     Offer,
     Outcome, //
 };
-use proto::nonce::{
-    End,
-    Flow, //
-};
 use proto::option::{
     mp_capable,
     mp_join,
@@ -23,7 +19,10 @@ use proto::option::{
 };
 
 use super::join::with_packet;
-use super::wire_is_ready;
+use super::{
+    derived,
+    wire_is_ready, //
+};
 use crate::bh::BhGuard;
 use crate::bindings::*;
 use crate::hook::{
@@ -32,13 +31,14 @@ use crate::hook::{
 };
 use crate::secret;
 use crate::stack::{
+    flow_of_sock,
     Netns,
     OutOptions,
     Packet,
     Subflow, //
 };
 
-/// `mptcp_token_new_connect()`: the key field of a client that offers low overhead.
+/// `mptcp_token_new_connect()`: the key field of a client that offers low overhead, or a derived key.
 pub(super) struct TokenNewConnect;
 
 impl Hook for TokenNewConnect {
@@ -46,7 +46,8 @@ impl Hook for TokenNewConnect {
 
     fn takes(call: &Call<'_>) -> bool {
         // SAFETY: The subflow's socket, which lives, is the first argument.
-        unsafe { Netns::of_sock(call.arg0()) }.is_some_and(|netns| netns.offers())
+        unsafe { Netns::of_sock(call.arg0()) }
+            .is_some_and(|netns| netns.offers() || netns.derives())
     }
 
     fn replacement() -> usize {
@@ -62,13 +63,13 @@ unsafe extern "C" fn token_new_connect(ssk: *mut sock) -> c_int {
     let (Some(subflow), Some(netns)) = (unsafe { (Subflow::of(ssk), Netns::of_sock(ssk)) }) else {
         return EINVAL.to_errno();
     };
-    // Neither addresses nor ports are known before the stack has routed the connection. The
-    // client's pair is never verified; the counter alone makes it unique.
-    let end = End {
-        addr: [0; 4],
-        port: [0; 2],
-    };
-    let flow = Flow::v4(netns.cookie(), end, end);
+    if !netns.offers() {
+        // SAFETY: By this function's requirement.
+        return unsafe { derived::dc_standard_connect(ssk) };
+    }
+    // The client's pair is never verified; the counter alone makes it unique.
+    // SAFETY: By this function's requirement.
+    let flow = unsafe { flow_of_sock(ssk, netns) };
 
     let added = secret::issue_free(&flow, netns, &BhGuard::new(), |key| {
         subflow.set_key_field(key);
@@ -82,7 +83,7 @@ unsafe extern "C" fn token_new_connect(ssk: *mut sock) -> c_int {
     EBUSY.to_errno()
 }
 
-/// `mptcp_syn_options()`: says what the SYN will be, and how long.
+/// `mptcp_syn_options()`: says what the SYN will be, and how long; derives the nonce of a standard join.
 pub(super) struct SynOptions;
 
 impl Hook for SynOptions {
@@ -90,7 +91,10 @@ impl Hook for SynOptions {
 
     fn takes(call: &Call<'_>) -> bool {
         // SAFETY: The subflow's socket, which lives, is the first argument.
-        unsafe { Subflow::of(call.arg0()) }.is_some_and(Subflow::may_be_low_overhead)
+        unsafe {
+            Subflow::of(call.arg0()).is_some_and(Subflow::may_be_low_overhead)
+                || derived::joins(call.arg0())
+        }
     }
 
     fn replacement() -> usize {
@@ -110,6 +114,10 @@ unsafe extern "C" fn syn_options(
     // Before the stack reads the peer's token out of the subflow.
     // SAFETY: By this function's requirement.
     let joins = unsafe { dc_subflow_joins(ssk) };
+    if !joins {
+        // SAFETY: By this function's requirement.
+        unsafe { derived::set_nonce(ssk, skb) };
+    }
     // SAFETY: By this function's requirement.
     let written = unsafe { dc_orig_syn_options(ssk, skb, size, opts) };
     // SAFETY: By this function's requirement.

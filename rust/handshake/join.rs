@@ -200,10 +200,10 @@ pub(super) unsafe fn take_syn(
 ) -> Option<c_int> {
     let join = token_of(find(options, Segment::Syn))?;
     // SAFETY: By this function's requirement.
-    let netns = unsafe { Netns::of_listener(listener, true, bh) }?;
+    let netns = unsafe { Netns::of_listener(listener, true, bh) }.filter(Netns::accepts)?;
     netns.count(DC_COUNT_JOIN_SYN_RX);
     // SAFETY: By this function's requirement.
-    Some(unsafe { dc_join_syn(req, listener, skb, &join) })
+    Some(unsafe { dc_join_syn(req, listener, skb, &join, null()) })
 }
 
 /// The ACK of a join that answers a SYN cookie, from `mptcp_subflow_init_cookie_req()`. `None`: it is
@@ -221,7 +221,7 @@ pub(super) unsafe fn take_cookie_ack(
 ) -> Option<c_int> {
     let join = token_of(find(packet.options(), packet.segment()))?;
     // SAFETY: By this function's requirement.
-    let netns = unsafe { Netns::of_listener(listener, true, bh) }?;
+    let netns = unsafe { Netns::of_listener(listener, true, bh) }.filter(Netns::accepts)?;
     netns.count(DC_COUNT_JOIN_COOKIE_ACK_RX);
     // SAFETY: By this function's requirement.
     unsafe {

@@ -27,8 +27,13 @@ use proto::option::{
     Segment, //
 };
 
-use super::wire::ours;
+use super::wire::{
+    first,
+    is_ours,
+    ours, //
+};
 use super::{
+    derived,
     join,
     wire_is_ready, //
 };
@@ -57,7 +62,8 @@ const LISTENER: Listener = Listener {
     },
 };
 
-/// `subflow_check_req()`: a low-overhead SYN gets a pair (token, random part) and no random key.
+/// `subflow_check_req()`: a low-overhead SYN gets a pair (token, random part) and no random key. A
+/// standard one gets a derived key or nonce, if that is wanted.
 pub(super) struct CheckReq;
 
 impl Hook for CheckReq {
@@ -65,7 +71,10 @@ impl Hook for CheckReq {
 
     fn takes(call: &Call<'_>) -> bool {
         // SAFETY: The packet, which lives, is the third argument.
-        unsafe { Packet::new(call.arg2()) }.is_some_and(|packet| ours(packet.options()).is_some())
+        unsafe { Packet::new(call.arg2()) }
+            .and_then(|packet| Some(is_ours(first(packet.options())?)))
+            // SAFETY: The listener, which lives, is the second argument; the call is in softirq.
+            .is_some_and(|ours| ours || unsafe { dc_listener_derives(call.arg1()) })
     }
 
     fn replacement() -> usize {
@@ -81,30 +90,42 @@ unsafe extern "C" fn check_req(
     listener: *const sock,
     skb: *mut sk_buff,
 ) -> c_int {
-    // SAFETY: By this function's requirement.
-    unsafe { take_syn(req, listener, skb) }
-        // SAFETY: By this function's requirement.
-        .unwrap_or_else(|| unsafe { dc_orig_check_req(req, listener, skb) })
+    // SAFETY: By this function's requirement, here and below.
+    let packet = unsafe { Packet::new(skb) };
+    let taken = packet.and_then(|packet| {
+        // The first of our options is where the others begin, and mostly the last.
+        let options = first(packet.options())?;
+        let ours = if is_ours(options) {
+            // SAFETY: As above.
+            unsafe { take_syn(req, listener, skb, packet, options) }
+        } else {
+            None
+        };
+        // SAFETY: As above.
+        ours.or_else(|| unsafe { derived::take_syn(req, listener, skb, packet, options) })
+    });
+    // SAFETY: As above.
+    taken.unwrap_or_else(|| unsafe { dc_orig_check_req(req, listener, skb) })
 }
 
 /// Answers a low-overhead SYN; `None` leaves it to the stack.
 ///
 /// # Safety
 ///
-/// The arguments must be those of `subflow_check_req()`.
+/// The first three arguments must be those of `subflow_check_req()`; `options` are the packet's.
 #[inline]
 unsafe fn take_syn(
     req: *mut request_sock,
     listener: *const sock,
     skb: *mut sk_buff,
+    packet: Packet,
+    options: &[u8],
 ) -> Option<c_int> {
     // SAFETY: By this function's requirement.
-    let (packet, request) = unsafe { (Packet::new(skb)?, Request::new(req)?) };
+    let request = unsafe { Request::new(req) }?;
     // SAFETY: `subflow_check_req()` runs in softirq.
     let bh = unsafe { BhDisabled::in_softirq() };
 
-    // The first of our options is where the others begin, and mostly the last.
-    let options = ours(packet.options())?;
     let found = match mp_capable::syn_at(options) {
         Some(option) => Some(Option_::Dc(option)),
         None => mp_capable::find(options, Segment::Syn),
@@ -117,7 +138,7 @@ unsafe fn take_syn(
         return None;
     };
     // SAFETY: By this function's requirement.
-    let netns = unsafe { Netns::of_listener(listener, false, &bh) }?;
+    let netns = unsafe { Netns::of_listener(listener, false, &bh) }.filter(Netns::accepts)?;
     let flow = packet.flow(netns.cookie())?;
     let counter = match body {
         Body::Compact => DC_COUNT_MPC_SYN_COMPACT_RX,
@@ -235,7 +256,7 @@ unsafe fn take_cookie_ack(
         return unsafe { join::take_cookie_ack(req, listener, skb, packet, &bh) };
     };
     // SAFETY: By this function's requirement.
-    let netns = unsafe { Netns::of_listener(listener, false, &bh) }?;
+    let netns = unsafe { Netns::of_listener(listener, false, &bh) }.filter(Netns::accepts)?;
     let flow = packet.flow(netns.cookie())?;
     // The stack judges the rest of the ACK, so the request must look like one of plain TCP first.
     // SAFETY: The request is being made and nobody else has it.

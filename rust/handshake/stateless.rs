@@ -49,7 +49,8 @@ unsafe fn answer(listener: *mut sock, skb: *mut sk_buff) -> bool {
     let bh = unsafe { BhDisabled::in_softirq() };
     // SAFETY: By this function's requirement.
     unsafe {
-        Netns::of_listener(listener, true, &bh).is_some() && dc_answer_stateless(listener, skb)
+        Netns::of_listener(listener, true, &bh).is_some_and(|netns| netns.accepts())
+            && dc_answer_stateless(listener, skb)
     }
 }
 

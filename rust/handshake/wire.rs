@@ -196,10 +196,29 @@ impl Hook for GetOptions {
 /// write REMOVE_ADDR and MP_PRIO behind those, and nothing else goes with them (C function:
 /// `mptcp_parse_option()`). Quick to say no to SYNs without, and to data and ACKs: they begin with a DSS.
 #[inline(always)]
-pub(crate) fn ours(mut options: &[u8]) -> Option<&[u8]> {
+pub(crate) fn ours(options: &[u8]) -> Option<&[u8]> {
+    first(options).filter(|options| is_ours(options))
+}
+
+/// Whether the first of these options may be a low-overhead MP_CAPABLE or MP_JOIN.
+#[inline(always)]
+pub(super) fn is_ours(options: &[u8]) -> bool {
     /// The longest low-overhead MP_JOIN. The standard ones are longer.
     const JOIN: u8 = mp_join::len::TOKEN as u8;
 
+    let [_, length, third, ..] = *options else {
+        return false;
+    };
+    match third >> 4 {
+        subtype::MP_CAPABLE => third == DC_VERSION,
+        subtype::MP_JOIN => length <= JOIN,
+        _ => false,
+    }
+}
+
+/// The options from the first of MPTCP's on.
+#[inline(always)]
+pub(super) fn first(mut options: &[u8]) -> Option<&[u8]> {
     // How Linux, and nearly all else, begins a segment's options: NOP, NOP, timestamps; and a SYN's:
     // MSS, SACK permitted, timestamps, NOP, window scale.
     if let [1, 1, 8, 10, _, _, _, _, _, _, _, _, rest @ ..]
@@ -209,11 +228,7 @@ pub(crate) fn ours(mut options: &[u8]) -> Option<&[u8]> {
     }
     loop {
         match *options {
-            [KIND, length, third, ..] if length > 2 => match third >> 4 {
-                subtype::MP_CAPABLE if third == DC_VERSION => return Some(options),
-                subtype::MP_JOIN if length <= JOIN => return Some(options),
-                _ => return None,
-            },
+            [KIND, length, _, ..] if length > 2 => return Some(options),
             [1, ref rest @ ..] => options = rest,
             [kind, length, ..] if kind > 1 && length > 1 => {
                 options = options.get(usize::from(length)..)?;

@@ -33,6 +33,8 @@ pub enum State {
     Removed,
     /// It is loaded, with that setting.
     Loaded(u32),
+    /// It is loaded, `lowoverhead` is 0 and `derived_nonces` is 1.
+    Derived,
 }
 
 impl State {
@@ -42,6 +44,7 @@ impl State {
             Self::Absent => "absent".to_owned(),
             Self::Removed => "removed again".to_owned(),
             Self::Loaded(mode) => format!("lowoverhead={mode}"),
+            Self::Derived => "derived_nonces=1".to_owned(),
         }
     }
 
@@ -53,12 +56,18 @@ impl State {
                     unload_module()?;
                 }
             }
-            Self::Loaded(mode) => {
+            Self::Loaded(_) | Self::Derived => {
                 if !module_is_loaded() {
                     load_module()?;
                 }
                 for netns in [&net.client, &net.server] {
+                    let mode = match self {
+                        Self::Loaded(mode) => mode,
+                        _ => 0,
+                    };
                     netns.set("mptcp_dc/lowoverhead", mode)?;
+                    let derived = u32::from(self == Self::Derived);
+                    netns.set("mptcp_dc/derived_nonces", derived)?;
                 }
             }
         }

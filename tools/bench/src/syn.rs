@@ -18,6 +18,10 @@ const TARGET: f64 = 15_600.0;
 /// The most that it may cost more than a plain SYN to the stock kernel, whatever its other options.
 const TARGET_MORE: f64 = 1_120.0;
 
+/// The most that a standard MP_CAPABLE SYN with a derived key may cost more than to the stock kernel: it must cost
+/// much less.
+const TARGET_DERIVED: f64 = -1_200.0;
+
 const TCP_PORT: u16 = 5001;
 const MPTCP_PORT: u16 = 5002;
 
@@ -67,6 +71,7 @@ pub fn run(amount: Amount, module: bool) -> Result<Report> {
         &[
             State::Absent,
             State::Loaded(0),
+            State::Derived,
             State::Loaded(1),
             State::Removed,
         ]
@@ -130,6 +135,9 @@ fn measure_state(
                 _ => stock(syn.what),
             };
             case.limit = match form {
+                _ if state == State::Derived && syn.option == Option_::Capable => {
+                    Some(Limit::More(TARGET_DERIVED))
+                }
                 _ if !syn.is_ours() => None,
                 Form::Mss => Some(Limit::Mean(TARGET)),
                 Form::Linux => Some(Limit::More(TARGET_MORE)),

@@ -2,10 +2,11 @@
 
 //! The kernel as a whole: its modules, its log, what ftrace has hooked.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{bail, Context, Result};
@@ -119,14 +120,60 @@ impl Log {
     }
 }
 
-/// The functions that an ftrace user may redirect now: those marked I in `enabled_functions`.
-pub fn hooked_functions() -> Result<Vec<String>> {
+/// Reads a file of tracefs.
+fn read_tracing(name: &str) -> Result<String> {
+    let path = tracing(name)?;
+    fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+/// Writes one.
+fn write_tracing(name: &str, text: &str) -> Result<()> {
+    let path = tracing(name)?;
+    fs::write(&path, text).with_context(|| format!("{text:?} to {}", path.display()))
+}
+
+fn tracing(name: &str) -> Result<PathBuf> {
     const TRACING: &str = "/sys/kernel/tracing";
-    let path = Path::new(TRACING).join("enabled_functions");
+    let path = Path::new(TRACING).join(name);
     if !path.exists() {
         output(Command::new("mount").args(["-t", "tracefs", "tracefs", TRACING]))?;
     }
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+/// Who calls some functions of the kernel, while this lives.
+pub struct Callers(());
+
+impl Callers {
+    /// The callers of these functions. There must not be another such at a time.
+    pub fn of(functions: &[&str]) -> Result<Self> {
+        let callers = Self(());
+        write_tracing("set_ftrace_filter", &functions.join(" "))?;
+        write_tracing("current_tracer", "function")?;
+        Ok(callers)
+    }
+
+    /// The names of all so far.
+    pub fn names(&self) -> Result<HashSet<String>> {
+        // "  dc-test-123  [000] ..... 12.345: get_random_u32 <-subflow_check_req"
+        Ok(read_tracing("trace")?
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| Some(line.rsplit_once(" <-")?.1.trim().to_owned()))
+            .collect())
+    }
+}
+
+impl Drop for Callers {
+    fn drop(&mut self) {
+        let _ = write_tracing("current_tracer", "nop");
+        let _ = write_tracing("set_ftrace_filter", "");
+    }
+}
+
+/// The functions that an ftrace user may redirect now: those marked I in `enabled_functions`.
+pub fn hooked_functions() -> Result<Vec<String>> {
+    let text = read_tracing("enabled_functions")?;
     // "mptcp_get_options (1) R I     tramp: 0x… (callback+0x0/0x…) ->…"
     Ok(text
         .lines()

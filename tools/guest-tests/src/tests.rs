@@ -3,6 +3,7 @@
 //! The tests, by subject.
 
 mod cookies;
+mod derived;
 mod full_table;
 mod lifecycle;
 mod losses;
@@ -31,6 +32,7 @@ pub fn all(scale: Scale) -> Vec<Test> {
         cookies::tests(),
         stateless::tests(),
         full_table::tests(scale),
+        derived::tests(),
         malformed::tests(scale),
         losses::tests(scale),
     ]

@@ -19,6 +19,7 @@ pub const MPTCP: u8 = 30;
 
 /// MPTCP subtypes.
 pub const MP_CAPABLE: u8 = 0;
+pub const MP_JOIN: u8 = 1;
 pub const DSS: u8 = 2;
 pub const MP_FASTCLOSE: u8 = 7;
 

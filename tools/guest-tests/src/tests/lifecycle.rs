@@ -187,6 +187,11 @@ fn sysctl_values() -> Result<()> {
             &["1", "0"],
             &["2", "-1", "256", "x"],
         ),
+        (
+            "mptcp_dc/derived_nonces",
+            &["1", "0"],
+            &["2", "-1", "256", "x"],
+        ),
     ] {
         for value in good {
             pair.client.set(name, value)?;
@@ -222,6 +227,7 @@ fn sysctls_apart() -> Result<()> {
         "mptcp_dc/lowoverhead",
         "mptcp_dc/syn_token",
         "mptcp_dc/stateless_join",
+        "mptcp_dc/derived_nonces",
     ] {
         for end in pair.ends() {
             ensure!(end.get(name)? == "0", "{name} starts at {}", end.get(name)?);
