@@ -25,14 +25,19 @@
 //!                                                       join::SynRecvSock
 //! ```
 //!
+//! With external keys, both are as long as the stack's own and carry HMACs: [`external`].
+//!
 //! Nothing is kept besides what the stack keeps anyway: an end is low-overhead if its token, key and
-//! data sequence number are halves of each other ([`is_low_overhead`]). So a connection lives on when
+//! data sequence number are halves of each other ([`is_low_overhead`]), and the key's lowest bit tells which of
+//! the two modes it has ([`is_external`]); only the applications' keys are kept elsewhere (`rust/c/appkey.c`). So a connection lives on when
 //! the module goes.
 //!
 //! [`is_low_overhead`]: proto::key::is_low_overhead
+//! [`is_external`]: proto::key::KeyField::is_external
 
 mod client;
 mod derived;
+mod external;
 mod join;
 mod server;
 mod stateless;
@@ -57,7 +62,11 @@ use crate::hook::{
     Hook, //
 };
 use crate::hook_group;
-use crate::info::Getsockopt;
+use crate::sockopt::{
+    Destroy,
+    Getsockopt,
+    Setsockopt, //
+};
 use crate::stack::Subflow;
 
 hook_group! {
@@ -72,7 +81,10 @@ hook_group! {
     KeySha,
     join::SynRecvSock,
     join::HmacSha,
+    external::PmFullyEstablished,
     Getsockopt,
+    Setsockopt,
+    Destroy,
 }
 
 hook_group! {
@@ -90,6 +102,13 @@ hook_group! {
     wire::GetOptions,
 }
 
+hook_group! {
+    /// Runs for every segment, too. Installed, beside [`HOT`], only while some application has external
+    /// keys.
+    EXTERNAL:
+    external::EstablishedOptions,
+}
+
 /// Finds all functions and installs the hooks that always stand.
 ///
 /// The others are tried, too, so that a kernel that doesn't fit is refused now and not later.
@@ -97,10 +116,12 @@ pub(crate) fn start() -> Result {
     COLD.resolve()?;
     HOT.resolve()?;
     STATELESS.resolve()?;
+    EXTERNAL.resolve()?;
+    external::VERIFIER.resolve()?;
     for range in &REMOTE_KEY_SETTERS {
         range.resolve()?;
     }
-    for group in [&HOT, &STATELESS] {
+    for group in [&HOT, &STATELESS, &EXTERNAL] {
         group.install()?;
         group.remove();
     }
@@ -109,8 +130,11 @@ pub(crate) fn start() -> Result {
 
 /// Ends all handshakes and removes the hooks.
 pub(crate) fn stop() {
-    // SAFETY: Process context. With the last namespace, `STATELESS` and `HOT` go.
-    unsafe { bindings::dc_netns_close() };
+    // SAFETY: Process context. With the last namespace, `STATELESS`, `HOT` and `EXTERNAL` go.
+    unsafe {
+        bindings::dc_netns_close();
+        bindings::dc_externals_lock();
+    }
     COLD.remove();
 }
 
@@ -179,6 +203,24 @@ extern "C" fn dc_switched(which: bindings::dc_switch, on: bool) -> kernel::ffi::
         }
     }
     0
+}
+
+/// External keys began (`on`) or ceased to be used. Calls are serialised by `dc_mode_lock`.
+#[no_mangle]
+extern "C" fn dc_external_changed(on: bool) -> kernel::ffi::c_int {
+    if !on {
+        let _ = dc_switched(bindings::DC_SWITCH_LOWOVERHEAD, false);
+        EXTERNAL.remove();
+        return 0;
+    }
+    if let Err(err) = EXTERNAL.install() {
+        return err.to_errno();
+    }
+    let err = dc_switched(bindings::DC_SWITCH_LOWOVERHEAD, true);
+    if err != 0 {
+        EXTERNAL.remove();
+    }
+    err
 }
 
 /// The code of a function of the kernel.

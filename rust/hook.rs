@@ -166,12 +166,21 @@ pub(crate) trait Hook {
     /// The function's name.
     const TARGET: &'static CStr;
 
+    /// Whether the replacement may sleep, under a [`Sleeping`].
+    const SLEEPS: bool = false;
+
     /// Whether the replacement takes this call. Runs in the ftrace callback: it must be quick,
     /// must not block, and must take nothing but the arguments for granted.
     fn takes(call: &Call<'_>) -> bool;
 
     /// The address of the replacement, a function of the hooked function's own type.
     fn replacement() -> usize;
+
+    /// The same, for a call that was taken.
+    #[inline(always)]
+    fn entry(_call: &Call<'_>) -> usize {
+        Self::replacement()
+    }
 }
 
 /// What a callback does for one hook of its group.
@@ -196,7 +205,7 @@ pub(crate) unsafe fn dispatch<H: Hook>(
     let regs = unsafe { &mut *fregs.cast::<pt_regs>() };
     let call = Call { regs, parent };
     if H::takes(&call) {
-        regs.ip = H::replacement();
+        regs.ip = H::entry(&call);
     }
     true
 }
@@ -206,6 +215,8 @@ pub(crate) struct Group {
     ops: UnsafeCell<MaybeUninit<ftrace_ops>>,
     callback: ftrace_func_t,
     sites: &'static [Site],
+    /// Whether some replacement does.
+    sleeps: bool,
     installed: AtomicBool,
 }
 
@@ -215,11 +226,12 @@ unsafe impl Sync for Group {}
 
 impl Group {
     /// A group whose `callback` tries [`dispatch`] for the hook of every site.
-    pub(crate) const fn new(callback: ftrace_func_t, sites: &'static [Site]) -> Self {
+    pub(crate) const fn new(callback: ftrace_func_t, sites: &'static [Site], sleeps: bool) -> Self {
         Self {
             ops: UnsafeCell::new(MaybeUninit::zeroed()),
             callback,
             sites,
+            sleeps,
             installed: AtomicBool::new(false),
         }
     }
@@ -298,8 +310,12 @@ impl Group {
         // A task that a callback sent on may still be about to enter a replacement, or in one. It
         // doesn't sleep there, unless it is counted: with all tasks through a voluntary switch, and
         // all CPUs through a quiescent state, only those are left. They count themselves out
-        // shortly before they leave, hence once more.
+        // shortly before they leave, hence once more. A sleeper may wait for the lock under which
+        // groups without sleepers are removed.
         wait_for_tasks();
+        if !self.sleeps {
+            return;
+        }
         while SLEEPERS.load(Ordering::Acquire) != 0 {
             fsleep(Delta::from_millis(10));
         }
@@ -361,7 +377,8 @@ macro_rules! hook_group {
                     $($crate::hook::dispatch::<$hook>(sites.next(), ip, parent, fregs))||+
                 };
             }
-            $crate::hook::Group::new(Some(callback), &SITES)
+            const SLEEPS: bool = false $(|| <$hook as $crate::hook::Hook>::SLEEPS)+;
+            $crate::hook::Group::new(Some(callback), &SITES, SLEEPS)
         };
     };
 }

@@ -8,8 +8,8 @@
 //! | [`bh`] | evidence that softirqs are disabled |
 //! | [`stack`] | views of the MPTCP stack's objects |
 //! | [`secret`] | where tokens and random parts come from |
-//! | [`handshake`] | the low-overhead MP_CAPABLE handshake |
-//! | [`info`] | `getsockopt(MPTCP_DC_INFO)` |
+//! | [`handshake`] | the handshakes: MP_CAPABLE and MP_JOIN, low-overhead and external-key |
+//! | [`sockopt`] | socket options |
 //! | [`tests`] | KUnit |
 //! | `proto` | the protocol, a crate with no kernel in it |
 //! | `rust/c` | what only C can say |
@@ -18,8 +18,8 @@ mod bh;
 mod bindings;
 mod handshake;
 mod hook;
-mod info;
 mod secret;
+mod sockopt;
 mod stack;
 mod tests;
 
@@ -37,6 +37,7 @@ module! {
 /// The loaded module. The fields are dropped in this order.
 struct MptcpDc {
     _handshake: Handshake,
+    _apps: Apps,
     _netns: Netns,
     _secret: Secrets,
 }
@@ -56,6 +57,16 @@ struct Handshake;
 impl Drop for Handshake {
     fn drop(&mut self) {
         handshake::stop();
+    }
+}
+
+/// Drop: every application's key is wiped.
+struct Apps;
+
+impl Drop for Apps {
+    fn drop(&mut self) {
+        // SAFETY: No hook uses them anymore.
+        unsafe { bindings::dc_apps_exit() };
     }
 }
 
@@ -83,12 +94,14 @@ impl kernel::Module for MptcpDc {
         // SAFETY: Process context, once. Sysctls can't be set before `dc_netns_open`.
         unsafe { to_result(bindings::dc_netns_init()) }?;
         let netns = Netns;
+        let apps = Apps;
         handshake::start()?;
         let handshake = Handshake;
         // SAFETY: The hooks that it lets be switched on were found.
         unsafe { bindings::dc_netns_open() };
         Ok(Self {
             _handshake: handshake,
+            _apps: apps,
             _netns: netns,
             _secret: secret,
         })

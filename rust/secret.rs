@@ -27,7 +27,8 @@ use proto::secret::Secret;
 use proto::token::{
     Counter,
     Place,
-    Slices, //
+    Slices,
+    Token, //
 };
 
 use crate::bh::BhDisabled;
@@ -152,14 +153,14 @@ fn take(bh: &BhDisabled) -> Option<(&Epoch, Counter)> {
     Some((epoch, take.counter))
 }
 
-/// Makes a key field for this host's end of `flow`, from the next counter of this CPU.
+/// Makes a key field for this host's end of `flow`, in either mode, from the next counter of this CPU.
 ///
 /// `None` if this CPU has none left, until the secret is replaced.
 #[inline]
-pub(crate) fn issue(flow: &Flow, bh: &BhDisabled) -> Option<KeyField> {
+pub(crate) fn issue(flow: &Flow, external: bool, bh: &BhDisabled) -> Option<KeyField> {
     let (epoch, counter) = take(bh)?;
     // One counter in 2^32 makes no token. Its turn is worth one fallback.
-    epoch.current.issue(flow, counter)
+    epoch.current.issue(flow, counter, external)
 }
 
 /// Makes a key of standard MPTCP for this host's end of `flow`. `None` as for [`issue`].
@@ -190,20 +191,22 @@ const TRIES_WHEN_FULL: u32 = 4;
 #[inline]
 pub(crate) fn issue_free(
     flow: &Flow,
+    external: bool,
     netns: Netns,
     bh: &BhDisabled,
     mut accept: impl FnMut(KeyField) -> bool,
 ) -> bool {
-    let Some(key) = issue(flow, bh) else {
+    let Some(key) = issue(flow, external, bh) else {
         return false;
     };
-    accept(key) || search(flow, netns, bh, accept)
+    accept(key) || search(flow, external, netns, bh, accept)
 }
 
 /// Goes on with [`issue_free`], the first token of which was busy.
 #[cold]
 fn search(
     flow: &Flow,
+    external: bool,
     netns: Netns,
     bh: &BhDisabled,
     mut accept: impl FnMut(KeyField) -> bool,
@@ -220,7 +223,7 @@ fn search(
     };
     for _ in 1..tries {
         netns.count(bindings::DC_COUNT_TOKEN_BUSY);
-        let Some(key) = issue(flow, bh) else {
+        let Some(key) = issue(flow, external, bh) else {
             return false;
         };
         if accept(key) {
@@ -247,4 +250,40 @@ pub(crate) fn verify(flow: &Flow, key: KeyField, bh: &BhDisabled) -> bool {
         .previous
         .as_ref()
         .is_some_and(|previous| previous.verify(flow, key).is_some())
+}
+
+/// What [`join_nonces`] makes nonces of.
+pub(crate) struct JoinSyn {
+    /// The connection that is to become a subflow.
+    pub(crate) flow: Flow,
+    /// Initial sequence number of its SYN.
+    pub(crate) isn: u32,
+    /// `Rand_A`.
+    pub(crate) nonce: u32,
+    /// `Tok_B`.
+    pub(crate) token: Token,
+}
+
+/// `Rand_B`, this host's nonce of an external-key join: first the one to answer a SYN with now, then
+/// those that a SYN a moment ago was answered with. None is 0.
+///
+/// "A moment" is one or two steps of a clock that advances every 64 seconds, as long as TCP's own SYN
+/// cookies are good (`MAX_SYNCOOKIE_AGE`).
+pub(crate) fn join_nonces<'a>(
+    syn: &'a JoinSyn,
+    bh: &'a BhDisabled,
+) -> impl Iterator<Item = u32> + 'a {
+    // SAFETY: Reads a clock.
+    let now = unsafe { bindings::dc_time_epoch() };
+    epoch(bh)
+        .into_iter()
+        .flat_map(|epoch| [Some(&epoch.current), epoch.previous.as_ref()])
+        .flatten()
+        .flat_map(move |secret| {
+            [now, now.wrapping_sub(1)].map(|time| {
+                let key = secret.hash_key();
+                let nonce = syn.flow.join_cookie(key, syn.isn, syn.nonce, syn.token, time);
+                nonce.max(1)
+            })
+        })
 }

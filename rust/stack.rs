@@ -14,10 +14,12 @@ use proto::key::{
     is_low_overhead,
     KeyField, //
 };
+use proto::negotiate::Listener;
 use proto::nonce::{
     End,
     Flow, //
 };
+use proto::option::mp_capable::Features;
 use proto::option::Segment;
 
 use crate::bh::BhDisabled;
@@ -93,6 +95,12 @@ impl Subflow {
         idsn / set_idsn: u64 = DC_OFF_mptcp_subflow_context__idsn;
         /// This host's token.
         token / set_token: u32 = DC_OFF_mptcp_subflow_context__token;
+        /// This host's nonce of an MP_JOIN.
+        local_nonce / set_local_nonce: u32 = DC_OFF_mptcp_subflow_context__local_nonce;
+        /// Whether the handshake is over for good.
+        fully_established / set_fully_established: bool = DC_OFF_mptcp_subflow_context__fully_established;
+        /// The connection.
+        conn / set_conn: *mut mptcp_sock = DC_OFF_mptcp_subflow_context__conn;
     }
 
     /// The MPTCP part of a TCP socket; `None` for a socket without.
@@ -129,6 +137,12 @@ impl Subflow {
     #[inline(always)]
     pub(crate) fn is_low_overhead(self) -> bool {
         is_low_overhead(self.token(), self.local_key(), self.idsn())
+    }
+
+    /// Whether this end is external-key.
+    #[inline(always)]
+    pub(crate) fn is_external(self) -> bool {
+        self.local_key() & 1 != 0 && self.is_low_overhead()
     }
 
     /// Whether this end may be low-overhead. Of a join that isn't sent yet, the data sequence number
@@ -367,6 +381,19 @@ pub(crate) unsafe fn flow_of_sock(sk: *const sock, netns: Netns) -> Flow {
     Flow::v6(netns.cookie(), local, remote)
 }
 
+/// What a client offers.
+pub(crate) struct Offer {
+    /// External keys, else low overhead.
+    pub(crate) external: bool,
+}
+
+/// Whether any application ever set one of our socket options.
+#[inline(always)]
+pub(crate) fn apps_used() -> bool {
+    // SAFETY: It only ever becomes true.
+    unsafe { (&raw const dc_apps_used).read_volatile() }
+}
+
 /// What the module keeps for a network namespace.
 ///
 /// # Invariants
@@ -404,7 +431,8 @@ impl Netns {
         unsafe { (&raw const (*self.0.as_ptr()).lowoverhead).read_volatile() }
     }
 
-    /// That of a listener which serves MP_CAPABLE, or (`join`) MP_JOIN.
+    /// That of a listener on which the stack would look at an MP_CAPABLE, or (`join`) MP_JOIN, and what
+    /// of ours it takes.
     ///
     /// # Safety
     ///
@@ -414,21 +442,44 @@ impl Netns {
         listener: *const sock,
         join: bool,
         _bh: &BhDisabled,
-    ) -> Option<Self> {
+    ) -> Option<(Self, Listener)> {
+        let mut of = dc_listener {
+            netns: core::ptr::null_mut(),
+            accept: false,
+            external: false,
+        };
         // SAFETY: By this function's requirement; softirqs are disabled.
-        NonNull::new(unsafe { dc_listener_netns(listener, join) }).map(Self)
+        if !unsafe { dc_listener_of(listener, join, &mut of) } {
+            return None;
+        }
+        let takes = Listener {
+            accept: of.accept,
+            // The checksum and join flags of an answer are the stack's to write.
+            features: Features {
+                external: of.external,
+                ..Features::default()
+            },
+        };
+        Some((Self(NonNull::new(of.netns)?), takes))
     }
 
-    /// Whether servers here accept low overhead: `lowoverhead` is 1 or 2.
+    /// Whether the subflow `ssk` is to offer a handshake of ours, and with external keys: its socket's
+    /// options, or `lowoverhead` is 2.
+    ///
+    /// # Safety
+    ///
+    /// `ssk` must be a live subflow's socket of this namespace.
     #[inline]
-    pub(crate) fn accepts(&self) -> bool {
-        self.mode() >= 1
-    }
-
-    /// Whether clients here offer low overhead: `lowoverhead` is 2.
-    #[inline]
-    pub(crate) fn offers(&self) -> bool {
-        self.mode() >= 2
+    pub(crate) unsafe fn offer(&self, ssk: *const sock) -> Option<Offer> {
+        let mut external = false;
+        if apps_used() || self.mode() >= 2 {
+            // SAFETY: By this function's requirement.
+            let mode = unsafe { dc_connect_mode(ssk, &mut external) };
+            if mode >= 2 || external {
+                return Some(Offer { external });
+            }
+        }
+        None
     }
 
     /// Whether clients here send the full SYN.

@@ -11,6 +11,7 @@
 
 #include <linux/types.h>
 #include <linux/skbuff.h>
+#include <linux/sockptr.h>
 #include <linux/tcp.h>
 #include <net/sock.h>
 #include <net/request_sock.h>
@@ -56,6 +57,7 @@ struct dc_token_bucket {
 	X(mptcp_subflow_context, token)				\
 	X(mptcp_subflow_context, iasn)				\
 	X(mptcp_subflow_context, fully_established)		\
+	X(mptcp_subflow_context, local_nonce)			\
 	X(mptcp_subflow_context, conn)				\
 	X(mptcp_sock, local_key)				\
 	X(mptcp_sock, remote_key)				\
@@ -81,6 +83,7 @@ struct dc_token_bucket {
 	X(mptcp_subflow_context, local_id, mptcp_subflow_context) \
 	X(mptcp_subflow_context, local_nonce, mptcp_subflow_context) \
 	X(mptcp_subflow_context, snd_isn, mptcp_subflow_context) \
+	X(mptcp_subflow_context, hmac, mptcp_subflow_context)	\
 	X(mptcp_options_received, join_id, mptcp_options_received) \
 	X(mptcp_options_received, token, mptcp_options_received) \
 	X(mptcp_options_received, nonce, mptcp_options_received) \
@@ -166,6 +169,9 @@ struct dc_token_bucket {
 	X(JOIN_NO_TOKEN, "MPJoinNoToken")			\
 	X(KEY_DERIVED, "KeyDerived")				\
 	X(NONCE_DERIVED, "JoinNonceDerived")			\
+	X(JOIN_NO_KEY, "MPJoinNoKey")				\
+	X(EXTERNAL_REFUSED, "ExternalKeyRefused")		\
+	X(APP_KEY_SET, "ExternalKeySet")			\
 	X(TOKEN_BUSY, "TokenBusy")				\
 	X(TOKEN_FALLBACK, "TokenFallback")			\
 	X(TOKEN_REKEY, "TokenRekey")
@@ -187,6 +193,7 @@ struct dc_netns {
 	u8	syn_token;	/* net.mptcp_dc.syn_token: 0, 1 */
 	u8	stateless_join;	/* net.mptcp_dc.stateless_join: 0, 1 */
 	u8	derived_nonces;	/* net.mptcp_dc.derived_nonces: 0, 1 */
+	u8	app_key;	/* net.mptcp_dc.app_key: 0, 1 */
 	u64	cookie;		/* names the namespace in keyed hashes */
 	struct dc_counters __percpu	*counters;
 	struct ctl_table_header		*sysctl;
@@ -210,13 +217,38 @@ struct dc_cursor {
 	/* Its HMACs are under these keys, and are to be nought; 0: it is no join. */
 	u64	local_key;
 	u64	remote_key;
+	/* Unless they are to be under this connection's key, or the one before; NULL: nought. */
+	const struct mptcp_sock	*app;
+	bool	previous;
 } ____cacheline_aligned_in_smp;
 
-/* The fields of an MP_JOIN, but for nonces and HMAC. */
+/* The fields of an MP_JOIN of ours. Nonces and HMAC are external-key mode's. */
 struct dc_join {
 	u32	token;		/* of the host that is joined */
+	u32	nonce;		/* of the host that joins */
+	u8	hmac[16];	/* of an ACK */
 	u8	address_id;
 	bool	backup;
+	bool	external;
+};
+
+/* How a listener takes handshakes of ours. */
+struct dc_listener {
+	struct dc_netns	*netns;
+	bool		accept;		/* low-overhead ones */
+	bool		external;	/* external-key ones, and no other MPTCP */
+};
+
+/* A request of an MP_JOIN of ours: its connection's keys, and its own fields. */
+struct dc_join_request {
+	u64	local_key;
+	u64	remote_key;
+	u32	token;
+	u32	local_nonce;
+	u32	remote_nonce;
+	bool	external;
+	bool	verified;	/* its ACK's HMAC, when the request was made of it */
+	struct mptcp_sock	*msk;
 };
 
 /* The nonces of a standard MP_JOIN: the client's and the server's. */
@@ -291,6 +323,11 @@ struct sock *dc_orig_syn_recv_sock(const struct sock *listener, struct sk_buff *
 				   struct request_sock *req_unhash, bool *own_req,
 				   void (*opt_child_init)(struct sock *newsk,
 							  const struct sock *sk));
+void dc_orig_pm_fully_established(struct mptcp_sock *msk, const struct sock *ssk);
+void dc_orig_destroy(struct sock *sk);
+int dc_orig_established_options(struct sock *ssk, struct sk_buff *skb, unsigned int remaining,
+				bool has_ts, struct mptcp_out_options *opts);
+void dc_orig_hmac_sha(u64 key1, u64 key2, u8 *msg, int len, void *hmac);
 bool dc_orig_try_fallback(struct mptcp_sock *msk, int fb_mib);
 const char *dc_btf_name(const struct btf *btf, u32 offset);
 void dc_btf_release(struct btf *btf);
@@ -322,6 +359,7 @@ void dc_rekey_cancel(void);
 void dc_rekey(void);				/* in Rust */
 u32 dc_cursor_of(u32 cpu, u32 epoch);
 u32 dc_cpus(void);
+u64 dc_time_epoch(void);
 
 /* netns.c: sysctls and counters per network namespace */
 int dc_netns_init(void);
@@ -336,9 +374,12 @@ void dc_count(struct dc_netns *ns, enum dc_counter counter);
 void dc_count_syn(const struct sock *listener, struct dc_netns *ns, enum dc_counter counter);
 void dc_count_fallback(struct dc_netns *ns, struct net *net);
 int dc_switched(enum dc_switch which, bool on);	/* in Rust */
+bool dc_mode_lock_open(void);
+void dc_mode_unlock(void);
 
 /* stack.c: bit fields and inline functions of the stack's objects */
-struct dc_netns *dc_listener_netns(const struct sock *listener, bool join);
+bool dc_listener_of(const struct sock *listener, bool join, struct dc_listener *of);
+u8 dc_connect_mode(const struct sock *ssk, bool *external);
 void dc_request_init(struct request_sock *req, const struct sock *listener);
 bool dc_request_accept(struct request_sock *req, const struct sk_buff *skb);
 bool dc_request_accept_cookie(struct request_sock *req, const struct sk_buff *skb);
@@ -355,6 +396,7 @@ void dc_received_mapping(struct mptcp_options_received *mp_opt);
 bool dc_subflow_is_low_overhead(const struct mptcp_subflow_context *subflow);
 bool dc_subflow_restart(struct sock *ssk);
 int dc_standard_connect(struct sock *ssk);	/* in Rust */
+void dc_subflow_refuse(struct sock *ssk);
 void dc_handshakes_settle(void);
 
 /* join.c: MP_JOIN, mostly without HMAC */
@@ -362,8 +404,14 @@ int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk
 		const struct dc_join *join, const struct dc_nonces *nonces);
 int dc_join_cookie_ack(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
 		       const struct dc_join *join);
-bool dc_join_keys(struct request_sock *req, u32 *token, u64 *local_key, u64 *remote_key);
+void dc_join_answer(struct request_sock *req, u32 nonce, u64 thmac);
+void dc_join_verified(struct request_sock *req, u32 nonce);
+void dc_join_drop(struct request_sock *req);
+bool dc_join_request_of(const struct request_sock *req, struct dc_join_request *of);
+bool dc_join_complete(struct request_sock *req);
 bool dc_request_joins(const struct request_sock *req);
+bool dc_request_joins_external(const struct request_sock *req);
+bool dc_msk_is_low_overhead(const struct mptcp_sock *msk);
 bool dc_subflow_joins(struct sock *ssk);
 bool dc_subflow_is_join(const struct sock *ssk);
 bool dc_subflow_first_join_syn(const struct sock *ssk, const struct sk_buff *skb, u32 *isn);
@@ -371,7 +419,24 @@ void dc_subflow_set_nonce(struct sock *ssk, u32 nonce);
 void dc_subflow_join_fields(const struct sock *ssk, struct dc_join *join);
 void dc_received_join(struct mptcp_options_received *mp_opt, u16 suboption,
 		      const struct dc_join *join);
-bool dc_token_is_low_overhead(u32 token);
+bool dc_token_has_mode(u32 token, bool external);
+
+/* appkey.c: external keys, and what else applications ask of their sockets */
+extern bool dc_apps_used;
+bool dc_app_exists(const struct sock *sk);
+void dc_app_forget(const struct sock *sk);
+bool dc_app_mode(const struct sock *sk, u8 *lowoverhead);
+bool dc_msk_is_external(const struct mptcp_sock *msk);
+bool dc_app_has_key(const struct mptcp_sock *msk);
+bool dc_app_hmac(const struct mptcp_sock *msk, bool previous, const u8 *message, size_t length,
+		 u8 *hmac);
+const struct mptcp_sock *dc_external_owner(u64 local_key, u64 remote_key);
+bool dc_pm_must_wait(const struct mptcp_sock *msk);
+int dc_app_setsockopt(struct sock *sk, int optname, sockptr_t optval, unsigned int optlen);
+void dc_wire_release(bool even_if_used);
+void dc_externals_lock(void);
+void dc_apps_exit(void);
+int dc_external_changed(bool on);		/* in Rust */
 
 /* stateless.c: SYN cookies whatever the backlog */
 int dc_stateless_init(void);

@@ -33,6 +33,10 @@ static void dc_info_fill(struct sock *sk, struct mptcp_dc_info *info)
 		return;
 
 	info->mode = MPTCP_DC_MODE_LOWOVERHEAD;
+	if (local_key & 1) {
+		info->mode = MPTCP_DC_MODE_EXTERNALKEY;
+		info->key_state = dc_app_has_key(msk) ? MPTCP_DC_KEY_SET : MPTCP_DC_KEY_MISSING;
+	}
 	info->local_idsn = ror64(local_key, 32);
 	info->remote_token = READ_ONCE(msk->remote_key) >> 32;
 	info->remote_idsn = ror64(READ_ONCE(msk->remote_key), 32);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * MP_JOIN without HMAC: what subflow_check_req() and its like do with an MP_JOIN,
- * less nonces and hashes. And the standard one, with a nonce that is given.
+ * MP_JOIN of our connections: what subflow_check_req() and its like do with an
+ * MP_JOIN, less random nonces and the stock HMAC. And the standard one, with a
+ * nonce that is given.
  */
 #include <linux/unaligned.h>
 #include "protocol.h"
@@ -9,16 +10,17 @@
 #include "dc.h"
 
 /*
- * In subflow_req->thmac, which has no other use here: the request was made of an
+ * In subflow_req->thmac, which has no other use then: the request was made of an
  * ACK alone, before its addresses were known, so its address ID is still open.
+ * Its HMAC, if it needs one, was right.
  */
 #define DC_LOCAL_ID_OPEN	1ULL
 
 /*
- * proto::key::is_low_overhead() of a connection. Its data sequence number stands
+ * proto::key::is_low_overhead() of a connection, of either mode. Its data sequence number stands
  * in the first subflow, until that one is closed and cleared.
  */
-static bool dc_msk_is_low_overhead(const struct mptcp_sock *msk)
+bool dc_msk_is_low_overhead(const struct mptcp_sock *msk)
 {
 	u64 local_key = READ_ONCE(msk->local_key);
 	u32 token = READ_ONCE(msk->token);
@@ -38,12 +40,17 @@ static bool dc_msk_is_low_overhead(const struct mptcp_sock *msk)
 	return is;
 }
 
-/* A reference to the low-overhead connection of @net with this token, or NULL. */
-static struct mptcp_sock *dc_join_get(struct net *net, u32 token)
+static bool dc_msk_has_mode(const struct mptcp_sock *msk, bool external)
+{
+	return (READ_ONCE(msk->local_key) & 1) == external && dc_msk_is_low_overhead(msk);
+}
+
+/* A reference to the connection of @net with this token and mode, or NULL. */
+static struct mptcp_sock *dc_join_get(struct net *net, u32 token, bool external)
 {
 	struct mptcp_sock *msk = mptcp_token_get_sock(net, token);
 
-	if (msk && !dc_msk_is_low_overhead(msk)) {
+	if (msk && !dc_msk_has_mode(msk, external)) {
 		sock_put((struct sock *)msk);
 		msk = NULL;
 	}
@@ -92,7 +99,7 @@ static void dc_join_set(struct mptcp_subflow_request_sock *subflow_req, u32 ssn_
 	subflow_req->backup = join->backup;
 	subflow_req->remote_id = join->address_id;
 	subflow_req->token = join->token;
-	subflow_req->remote_nonce = 0;
+	subflow_req->remote_nonce = join->nonce;
 	subflow_req->local_nonce = 0;
 	subflow_req->thmac = 0;
 }
@@ -115,8 +122,8 @@ static void dc_join_sign(struct mptcp_subflow_request_sock *subflow_req,
 }
 
 /*
- * A SYN with MP_JOIN: a standard one if there are @nonces, else low-overhead.
- * Returns 0, or -EPERM for a reset.
+ * A SYN with MP_JOIN: a standard one if there are @nonces, else one of ours.
+ * Returns 0, or -EPERM for a reset. With external keys dc_join_answer() follows.
  */
 int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
 		const struct dc_join *join, const struct dc_nonces *nonces)
@@ -129,7 +136,8 @@ int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk
 	if (join->backup)
 		MPTCP_INC_STATS(net, MPTCP_MIB_JOINSYNBACKUPRX);
 
-	msk = nonces ? mptcp_token_get_sock(net, join->token) : dc_join_get(net, join->token);
+	msk = nonces ? mptcp_token_get_sock(net, join->token) :
+		       dc_join_get(net, join->token, join->external);
 	if (!msk) {
 		MPTCP_INC_STATS(net, MPTCP_MIB_JOINNOTOKEN);
 		if (!nonces)
@@ -168,7 +176,7 @@ int dc_join_cookie_ack(struct request_sock *req, const struct sock *listener, st
 {
 	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
 	struct net *net = sock_net(listener);
-	struct mptcp_sock *msk = dc_join_get(net, join->token);
+	struct mptcp_sock *msk = dc_join_get(net, join->token, join->external);
 
 	if (!msk) {
 		dc_count(dc_netns_of(net), DC_COUNT_JOIN_NO_TOKEN);
@@ -178,6 +186,30 @@ int dc_join_cookie_ack(struct request_sock *req, const struct sock *listener, st
 	subflow_req->msk = msk;
 	subflow_req->thmac = DC_LOCAL_ID_OPEN;
 	return 0;
+}
+
+/* The answer to the SYN of an external-key join. */
+void dc_join_answer(struct request_sock *req, u32 nonce, u64 thmac)
+{
+	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+
+	subflow_req->local_nonce = nonce;
+	subflow_req->thmac = thmac;
+}
+
+/* The ACK of a SYN cookie had the right HMAC for our @nonce. */
+void dc_join_verified(struct request_sock *req, u32 nonce)
+{
+	mptcp_subflow_rsk(req)->local_nonce = nonce;
+}
+
+/*
+ * The SYN gets no answer now, and hopefully comes again: the stack sends no reset
+ * where it would answer with a cookie.
+ */
+void dc_join_drop(struct request_sock *req)
+{
+	req->syncookie = 1;
 }
 
 /* Is the request a low-overhead join? Then it has no nonces. */
@@ -190,36 +222,58 @@ bool dc_request_joins(const struct request_sock *req)
 	    subflow_req->local_nonce || subflow_req->remote_nonce)
 		return false;
 	msk = READ_ONCE(subflow_req->msk);
-	return msk && dc_msk_is_low_overhead(msk);
+	return msk && dc_msk_has_mode(msk, false);
 }
 
-/*
- * The request of a low-overhead join, about to become a subflow: the keys of its
- * connection. False for any other request.
- */
-bool dc_join_keys(struct request_sock *req, u32 *token, u64 *local_key, u64 *remote_key)
+/* Is it an external-key join? */
+bool dc_request_joins_external(const struct request_sock *req)
 {
-	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+	const struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
 	const struct mptcp_sock *msk;
 
-	if (!dc_request_joins(req))
+	if (!READ_ONCE(dc_apps_used) || !tcp_rsk(req)->is_mptcp || !subflow_req->mp_join)
+		return false;
+	msk = READ_ONCE(subflow_req->msk);
+	return msk && dc_msk_has_mode(msk, true);
+}
+
+/* The request of a join of ours. False for any other request. */
+bool dc_join_request_of(const struct request_sock *req, struct dc_join_request *of)
+{
+	const struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+	struct mptcp_sock *msk;
+
+	of->external = dc_request_joins_external(req);
+	if (!of->external && !dc_request_joins(req))
 		return false;
 	msk = READ_ONCE(subflow_req->msk);
 	if (!msk)
 		return false;
+	of->msk = msk;
+	of->token = subflow_req->token;
+	of->local_key = READ_ONCE(msk->local_key);
+	of->remote_key = READ_ONCE(msk->remote_key);
+	of->local_nonce = subflow_req->local_nonce;
+	of->remote_nonce = subflow_req->remote_nonce;
+	of->verified = subflow_req->thmac == DC_LOCAL_ID_OPEN;
+	return true;
+}
+
+/* It is about to become a subflow. False: the path manager doesn't know the address. */
+bool dc_join_complete(struct request_sock *req)
+{
+	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+
 	if (subflow_req->thmac == DC_LOCAL_ID_OPEN) {
 		if (!dc_join_local_id(subflow_req))
 			return false;
 		subflow_req->thmac = 0;
 	}
-	*token = subflow_req->token;
-	*local_key = READ_ONCE(msk->local_key);
-	*remote_key = READ_ONCE(msk->remote_key);
 	return true;
 }
 
 /*
- * A subflow that connects: does it join a low-overhead connection? If so, it
+ * A subflow that connects: does it join a connection of ours? If so, it
  * gets what __mptcp_subflow_connect() made of a hash, the peer's token, and the
  * data sequence number that marks this end.
  */
@@ -267,6 +321,8 @@ void dc_subflow_join_fields(const struct sock *ssk, struct dc_join *join)
 	join->token = subflow->remote_token;
 	join->address_id = subflow->local_id;
 	join->backup = subflow->request_bkup;
+	join->nonce = subflow->local_nonce;
+	memcpy(join->hmac, subflow->hmac, sizeof(join->hmac));
 }
 
 /* What mptcp_parse_option() stores of an MP_JOIN; HMAC and nonce are nought. */
@@ -285,15 +341,15 @@ void dc_received_join(struct mptcp_options_received *mp_opt, u16 suboption,
 	memset(mp_opt->hmac, 0, sizeof(mp_opt->hmac));
 }
 
-/* Does a low-overhead connection, of whatever namespace, hold this token? */
-bool dc_token_is_low_overhead(u32 token)
+/* Does a connection of this mode, of whatever namespace, hold this token? */
+bool dc_token_has_mode(u32 token, bool external)
 {
 	struct mptcp_sock *msk;
-	bool is;
+	bool has;
 
 	rcu_read_lock();
 	msk = dc_token_find(token);
-	is = msk && dc_msk_is_low_overhead(msk);
+	has = msk && dc_msk_has_mode(msk, external);
 	rcu_read_unlock();
-	return is;
+	return has;
 }

@@ -167,7 +167,31 @@ static const struct ctl_table dc_table_template[] = {
 		.extra1		= SYSCTL_ZERO,
 		.extra2		= SYSCTL_ONE,
 	},
+	{
+		.procname	= "app_key",
+		.data		= (void *)offsetof(struct dc_netns, app_key),
+		.maxlen		= sizeof(u8),
+		.mode		= 0644,
+		.proc_handler	= proc_dou8vec_minmax,
+		.extra1		= SYSCTL_ZERO,
+		.extra2		= SYSCTL_ONE,
+	},
 };
+
+/* Takes the lock of modes, unless the module is not open (anymore). Sleeps. */
+bool dc_mode_lock_open(void)
+{
+	mutex_lock(&dc_mode_lock);
+	if (!dc_closed)
+		return true;
+	mutex_unlock(&dc_mode_lock);
+	return false;
+}
+
+void dc_mode_unlock(void)
+{
+	mutex_unlock(&dc_mode_lock);
+}
 
 /* Called with dc_mode_lock held. Was it on? */
 static bool dc_switch_clear(u8 *value)
@@ -204,6 +228,7 @@ void dc_netns_close(void)
 		dc_switched(DC_SWITCH_STATELESS_JOIN, false);
 	while (lowoverhead--)
 		dc_switched(DC_SWITCH_LOWOVERHEAD, false);
+	dc_wire_release(true);
 	mutex_unlock(&dc_mode_lock);
 }
 
@@ -213,6 +238,7 @@ static int __net_init dc_netns_start(struct net *net)
 	int i;
 
 	ns->cookie = net->net_cookie;
+	ns->app_key = 1;
 	ns->counters = alloc_percpu(struct dc_counters);
 	if (!ns->counters)
 		return -ENOMEM;

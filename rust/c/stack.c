@@ -5,20 +5,34 @@
 #include "dc.h"
 
 /*
- * The namespace of a listener that serves MP_CAPABLE or (@join) MP_JOIN; NULL if
- * it doesn't. The stack then resets or falls back: subflow_check_req().
+ * What a listener takes of MP_CAPABLE or (@join) MP_JOIN. False: nothing. The
+ * stack then resets or falls back: subflow_check_req().
  */
-struct dc_netns *dc_listener_netns(const struct sock *listener, bool join)
+bool dc_listener_of(const struct sock *listener, bool join, struct dc_listener *of)
 {
 	const struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(listener);
+	u8 lowoverhead;
 
 #ifdef CONFIG_TCP_MD5SIG
 	if (rcu_access_pointer(tcp_sk(listener)->md5sig_info))
-		return NULL;
+		return false;
 #endif
 	if (!subflow->request_mptcp || (subflow->pm_listener && !join))
-		return NULL;
-	return dc_netns_of_bh(sock_net(listener));
+		return false;
+	of->netns = dc_netns_of_bh(sock_net(listener));
+	lowoverhead = READ_ONCE(of->netns->lowoverhead);
+	of->external = dc_app_mode(subflow->conn, &lowoverhead);
+	of->accept = lowoverhead;
+	return true;
+}
+
+/* The mode in which the subflow @ssk connects: lowoverhead, or @external. */
+u8 dc_connect_mode(const struct sock *ssk, bool *external)
+{
+	u8 lowoverhead = READ_ONCE(dc_netns_of(sock_net(ssk))->lowoverhead);
+
+	*external = dc_app_mode(mptcp_subflow_ctx(ssk)->conn, &lowoverhead);
+	return lowoverhead;
 }
 
 /* subflow_init_req() */
@@ -185,6 +199,16 @@ bool dc_subflow_restart(struct sock *ssk)
 	return false;
 }
 
+/* The connection of @ssk, whose SYN is out, becomes plain TCP. */
+void dc_subflow_refuse(struct sock *ssk)
+{
+	struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(ssk);
+
+	dc_token_release(ssk);
+	subflow->request_mptcp = 0;
+	dc_orig_try_fallback(mptcp_sk(subflow->conn), MPTCP_MIB_MPCAPABLEACTIVEFALLBACK);
+}
+
 /* proto::key::is_low_overhead(), for C */
 bool dc_subflow_is_low_overhead(const struct mptcp_subflow_context *subflow)
 {
@@ -194,8 +218,8 @@ bool dc_subflow_is_low_overhead(const struct mptcp_subflow_context *subflow)
 
 /*
  * Without the hooks, a client whose handshake is under way would speak a mix of
- * both protocols. One that waits for the SYN/ACK becomes a standard one; one
- * that would send another MP_CAPABLE with its first data goes on without.
+ * both protocols. One that waits for the SYN/ACK becomes a standard one, or with
+ * external keys one of plain TCP; one that would send another MP_CAPABLE with its first data goes on without.
  */
 static void dc_handshake_settle(struct mptcp_sock *msk)
 {
@@ -213,7 +237,11 @@ static void dc_handshake_settle(struct mptcp_sock *msk)
 		goto unlock_subflow;
 
 	if (dc_subflow_awaits_synack(ssk)) {
-		dc_subflow_restart(ssk); /* the first subflow, so it isn't a join */
+		/* The first subflow, so it isn't a join. */
+		if (subflow->local_key & 1)
+			dc_subflow_refuse(ssk);
+		else
+			dc_subflow_restart(ssk);
 	} else if (subflow->mp_capable && subflow->remote_key_valid) {
 		mptcp_data_lock(sk);
 		WRITE_ONCE(subflow->fully_established, true);

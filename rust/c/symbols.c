@@ -49,6 +49,9 @@ DEFINE_STATIC_CALL_NULL(dc_token_new_connect, mptcp_token_new_connect);
 DEFINE_STATIC_CALL_NULL(dc_v4_conn_request, dc_proto_conn_request);
 DEFINE_STATIC_CALL_NULL(dc_v6_conn_request, dc_proto_conn_request);
 DEFINE_STATIC_CALL_NULL(dc_key_sha, mptcp_crypto_key_sha);
+DEFINE_STATIC_CALL_NULL(dc_pm_fully_established, mptcp_pm_fully_established);
+DEFINE_STATIC_CALL_NULL(dc_destroy, dc_orig_destroy);
+DEFINE_STATIC_CALL_NULL(dc_established_options, mptcp_established_options);
 DEFINE_STATIC_CALL_NULL(dc_hmac_sha, mptcp_crypto_hmac_sha);
 
 /* A function of the kernel, and the static call that reaches it. */
@@ -100,6 +103,9 @@ static const struct dc_function dc_originals[] = {
 	DC_FUNCTION("subflow_v4_conn_request", dc_v4_conn_request),
 	DC_FUNCTION("subflow_v6_conn_request", dc_v6_conn_request),
 	DC_FUNCTION("mptcp_crypto_key_sha", dc_key_sha),
+	DC_FUNCTION("mptcp_pm_fully_established", dc_pm_fully_established),
+	DC_FUNCTION("mptcp_destroy", dc_destroy),
+	DC_FUNCTION("mptcp_established_options", dc_established_options),
 	DC_FUNCTION("mptcp_crypto_hmac_sha", dc_hmac_sha),
 };
 
@@ -247,6 +253,22 @@ int dc_orig_v6_conn_request(struct sock *sk, struct sk_buff *skb)
 void dc_orig_key_sha(u64 key, u32 *token, u64 *idsn)
 {
 	static_call(dc_key_sha)(key, token, idsn);
+}
+
+void dc_orig_pm_fully_established(struct mptcp_sock *msk, const struct sock *ssk)
+{
+	static_call(dc_pm_fully_established)(msk, ssk);
+}
+
+void dc_orig_destroy(struct sock *sk)
+{
+	static_call(dc_destroy)(sk);
+}
+
+int dc_orig_established_options(struct sock *ssk, struct sk_buff *skb, unsigned int remaining,
+				bool has_ts, struct mptcp_out_options *opts)
+{
+	return static_call(dc_established_options)(ssk, skb, remaining, has_ts, opts);
 }
 
 void dc_orig_hmac_sha(u64 key1, u64 key2, u8 *msg, int len, void *hmac)

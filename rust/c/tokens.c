@@ -7,6 +7,7 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/percpu.h>
+#include <linux/timekeeping.h>
 #include "protocol.h"
 #include "dc.h"
 
@@ -274,4 +275,10 @@ void dc_rekey_cancel(void)
 u32 dc_cpus(void)
 {
 	return nr_cpu_ids;
+}
+
+/* Steps of 64 seconds since the host started. */
+u64 dc_time_epoch(void)
+{
+	return ktime_get_seconds() >> 6;
 }

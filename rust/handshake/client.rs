@@ -12,15 +12,20 @@ use proto::negotiate::{
     Offer,
     Outcome, //
 };
+use proto::option::mp_capable::Features;
 use proto::option::{
     mp_capable,
     mp_join,
     Segment, //
 };
 
-use super::join::with_packet;
+use super::join::{
+    with_packet,
+    Hmacs, //
+};
 use super::{
     derived,
+    external,
     wire_is_ready, //
 };
 use crate::bh::BhGuard;
@@ -38,16 +43,18 @@ use crate::stack::{
     Subflow, //
 };
 
-/// `mptcp_token_new_connect()`: the key field of a client that offers low overhead, or a derived key.
+/// `mptcp_token_new_connect()`: the key field of a client that offers a handshake of ours, or a derived key.
 pub(super) struct TokenNewConnect;
 
 impl Hook for TokenNewConnect {
     const TARGET: &'static CStr = c"mptcp_token_new_connect";
 
     fn takes(call: &Call<'_>) -> bool {
+        let ssk = call.arg0();
         // SAFETY: The subflow's socket, which lives, is the first argument.
-        unsafe { Netns::of_sock(call.arg0()) }
-            .is_some_and(|netns| netns.offers() || netns.derives())
+        unsafe {
+            Netns::of_sock(ssk).is_some_and(|netns| netns.offer(ssk).is_some() || netns.derives())
+        }
     }
 
     fn replacement() -> usize {
@@ -63,15 +70,16 @@ unsafe extern "C" fn token_new_connect(ssk: *mut sock) -> c_int {
     let (Some(subflow), Some(netns)) = (unsafe { (Subflow::of(ssk), Netns::of_sock(ssk)) }) else {
         return EINVAL.to_errno();
     };
-    if !netns.offers() {
+    // SAFETY: By this function's requirement.
+    let Some(offer) = (unsafe { netns.offer(ssk) }) else {
         // SAFETY: By this function's requirement.
         return unsafe { derived::dc_standard_connect(ssk) };
-    }
+    };
     // The client's pair is never verified; the counter alone makes it unique.
     // SAFETY: By this function's requirement.
     let flow = unsafe { flow_of_sock(ssk, netns) };
 
-    let added = secret::issue_free(&flow, netns, &BhGuard::new(), |key| {
+    let added = secret::issue_free(&flow, offer.external, netns, &BhGuard::new(), |key| {
         subflow.set_key_field(key);
         // SAFETY: The stack would put the connection into its table here, too.
         unsafe { dc_token_add_connect(ssk) }
@@ -125,7 +133,16 @@ unsafe extern "C" fn syn_options(
     let (Some(subflow), Some(opts), Some(netns)) = views else {
         return written;
     };
-    if !written || !subflow.is_low_overhead() || !wire_is_ready() {
+    if !written || !subflow.is_low_overhead() {
+        return written;
+    }
+    if !wire_is_ready() {
+        // Without the hooks, version 1: no way to ask for external keys.
+        return !subflow.is_external();
+    }
+    if joins && subflow.is_external() {
+        // As the stack writes it.
+        netns.count(DC_COUNT_JOIN_SYN_TX);
         return written;
     }
     opts.mark(OutOptions::OURS);
@@ -181,15 +198,19 @@ unsafe extern "C" fn finish_connect(ssk: *mut sock, skb: *const sk_buff) {
 
     // SAFETY: The socket lives.
     if unsafe { dc_subflow_is_join(ssk) } {
+        if subflow.is_external() {
+            // SAFETY: By this function's requirement.
+            return unsafe { external::finish_join(ssk, skb) };
+        }
         match mp_join::find(packet.options(), Segment::SynAck) {
             Some(mp_join::MpJoinRepr {
                 body: mp_join::Body::Empty,
                 ..
             }) => {
                 netns.count(DC_COUNT_JOIN_SYNACK_RX);
-                let keys = (subflow.local_key(), subflow.remote_key());
+                let hmacs = Hmacs::none(subflow.local_key(), subflow.remote_key());
                 // SAFETY: `original` doesn't sleep.
-                return unsafe { with_packet(skb, Some(keys), original) };
+                return unsafe { with_packet(skb, Some(hmacs), original) };
             }
             // The stack finds no MP_JOIN or a wrong HMAC, and resets.
             _ => netns.count(DC_COUNT_JOIN_SYNACK_BAD),
@@ -198,7 +219,14 @@ unsafe extern "C" fn finish_connect(ssk: *mut sock, skb: *const sk_buff) {
     }
 
     let received = mp_capable::find(packet.options(), Segment::SynAck);
-    match outcome(Offer::default(), received) {
+    let offer = Offer {
+        features: Features {
+            external: subflow.is_external(),
+            ..Features::default()
+        },
+        ..Offer::default()
+    };
+    match outcome(offer, received) {
         Outcome::Dc { .. } => {
             netns.count(DC_COUNT_MPC_SYNACK_RX);
             // SAFETY: `original` doesn't sleep.
@@ -210,6 +238,11 @@ unsafe extern "C" fn finish_connect(ssk: *mut sock, skb: *const sk_buff) {
             if !unsafe { dc_subflow_restart(ssk) } {
                 netns.count(DC_COUNT_TOKEN_FALLBACK);
             }
+        }
+        Outcome::Tcp if subflow.is_external() => {
+            netns.count(DC_COUNT_EXTERNAL_REFUSED);
+            // SAFETY: As above.
+            unsafe { dc_subflow_refuse(ssk) };
         }
         Outcome::Tcp if received.is_some() => netns.count(DC_COUNT_MPC_SYNACK_BAD),
         Outcome::Tcp => netns.count(DC_COUNT_MPC_SYNACK_NONE),

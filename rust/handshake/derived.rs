@@ -74,7 +74,7 @@ pub(super) unsafe fn take_syn(
         })
     };
     // SAFETY: By this function's requirement.
-    let netns = unsafe { Netns::of_listener(listener, suboption == DC_MPJ_SYN, &bh) }?;
+    let (netns, _) = unsafe { Netns::of_listener(listener, suboption == DC_MPJ_SYN, &bh) }?;
     let flow = packet.flow(netns.cookie())?;
 
     match suboption {

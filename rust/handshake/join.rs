@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! MP_JOIN without HMAC: `Tok_B`, nothing, `Tok_B`.
+//! MP_JOIN without HMAC: `Tok_B`, nothing, `Tok_B`; and where it meets external-key mode's.
 //!
 //! The stack always computes an HMAC and compares it. Where a low-overhead join reaches that point,
 //! [`HmacSha`] gives 0, which is what the hook on `mptcp_get_options()` says was received; everything
-//! else that the stack checks of a join, it still checks.
+//! else that the stack checks of a join, it still checks. External-key joins, whose HMAC [`external`]
+//! has verified by then, pass the same way.
 
 use core::ptr::null;
 
@@ -17,6 +18,7 @@ use proto::option::mp_join::{
 };
 use proto::option::Segment;
 
+use super::external;
 use crate::bh::{
     BhDisabled,
     BhGuard, //
@@ -27,39 +29,82 @@ use crate::hook::{
     Hook, //
 };
 use crate::stack::{
+    apps_used,
     Netns,
     Packet, //
 };
 
-/// The fields of a join that says `Tok_B` and nothing else.
-pub(super) fn token_of(option: Option<MpJoinRepr>) -> Option<dc_join> {
-    let MpJoinRepr {
-        backup,
-        address_id,
-        body: Body::Token { token },
-    } = option?
-    else {
-        return None;
+/// The fields of a join.
+pub(super) fn fields_of(option: MpJoinRepr) -> dc_join {
+    let (token, nonce, hmac, external) = match option.body {
+        Body::Token { token } => (token.get(), 0, [0; 16], false),
+        Body::TokenNonce { token, nonce } => (token.get(), nonce, [0; 16], true),
+        Body::TokenNonceHmac { token, nonce, hmac } => (token.get(), nonce, hmac, true),
+        Body::Empty => (0, 0, [0; 16], false),
+        Body::HmacNonce { nonce, .. } => (0, nonce, [0; 16], true),
     };
-    Some(dc_join {
-        token: token.get(),
-        address_id,
-        backup,
-    })
+    dc_join {
+        token,
+        nonce,
+        hmac,
+        address_id: option.address_id,
+        backup: option.backup,
+        external,
+    }
 }
 
-/// Runs `original` on a packet whose options [`super::wire::GetOptions`] is to translate, with HMACs
-/// under these keys of nought if it is a join.
+/// What the HMACs of a join are to be.
+pub(super) struct Hmacs {
+    local_key: u64,
+    remote_key: u64,
+    app: *const mptcp_sock,
+    previous: bool,
+}
+
+impl Hmacs {
+    /// Nought, for the connection with these keys.
+    pub(super) fn none(local_key: u64, remote_key: u64) -> Self {
+        Self {
+            local_key,
+            remote_key,
+            app: null(),
+            previous: false,
+        }
+    }
+
+    /// Under the application's key, or the one before, for the connection `app` with these keys.
+    pub(super) fn under(
+        app: *const mptcp_sock,
+        previous: bool,
+        local_key: u64,
+        remote_key: u64,
+    ) -> Self {
+        Self {
+            local_key,
+            remote_key,
+            app,
+            previous,
+        }
+    }
+}
+
+/// Runs `original` on a packet whose options [`super::wire::GetOptions`] is to translate, with these
+/// HMACs if it is a join.
 ///
 /// # Safety
 ///
-/// `original` must not sleep.
+/// `original` must not sleep; the connection in `hmacs` must outlive it.
 pub(super) unsafe fn with_packet<R>(
     packet: *const sk_buff,
-    keys: Option<(u64, u64)>,
+    hmacs: Option<Hmacs>,
     original: impl FnOnce() -> R,
 ) -> R {
-    let (local_key, remote_key) = keys.unwrap_or((0, 0));
+    let Hmacs {
+        local_key,
+        remote_key,
+        app,
+        previous,
+    } = hmacs.unwrap_or(Hmacs::none(0, 0));
     let bh = BhGuard::new();
     // SAFETY: Any CPU has one.
     let cursor = unsafe { dc_cursor_here() };
@@ -68,6 +113,8 @@ pub(super) unsafe fn with_packet<R>(
     unsafe {
         (&raw mut (*cursor).local_key).write(local_key);
         (&raw mut (*cursor).remote_key).write(remote_key);
+        (&raw mut (*cursor).app).write(app);
+        (&raw mut (*cursor).previous).write(previous);
         (&raw mut (*cursor).packet).write(packet);
     }
     let result = original();
@@ -76,6 +123,7 @@ pub(super) unsafe fn with_packet<R>(
         (&raw mut (*cursor).packet).write(null());
         (&raw mut (*cursor).local_key).write(0);
         (&raw mut (*cursor).remote_key).write(0);
+        (&raw mut (*cursor).app).write(null());
     }
     drop(bh);
     result
@@ -89,46 +137,110 @@ pub(super) fn is_expected(packet: Packet) -> bool {
     core::ptr::eq(expected, packet.raw())
 }
 
-/// `mptcp_crypto_hmac_sha()`: 0 for the join that [`with_packet`] runs on.
+/// `mptcp_crypto_hmac_sha()`: 0 for the join that [`with_packet`] runs on; else, and for ADD_ADDR, the
+/// application's key takes the place of the stack's two.
 pub(super) struct HmacSha;
+
+/// Whether these are the keys, in either order, that [`with_packet`] has HMACs for on this CPU.
+fn has_hmacs(keys: (u64, u64)) -> bool {
+    // SAFETY: As in `is_expected`: where the keys match, it is the join under way here.
+    let (local, remote) = unsafe {
+        let cursor = dc_cursor_here();
+        (
+            (&raw const (*cursor).local_key).read_volatile(),
+            (&raw const (*cursor).remote_key).read_volatile(),
+        )
+    };
+    local != 0 && (keys == (local, remote) || keys == (remote, local))
+}
 
 impl Hook for HmacSha {
     const TARGET: &'static CStr = c"mptcp_crypto_hmac_sha";
 
     fn takes(call: &Call<'_>) -> bool {
-        /// Two nonces; the HMAC of an ADD_ADDR is over another length.
-        const JOIN_MESSAGE: c_int = 8;
-
-        // SAFETY: As in `is_expected`: where the keys match, it is the join under way here.
-        let (local, remote) = unsafe {
-            let cursor = dc_cursor_here();
-            (
-                (&raw const (*cursor).local_key).read_volatile(),
-                (&raw const (*cursor).remote_key).read_volatile(),
-            )
-        };
         let keys = (call.u64_0(), call.u64_1());
-        local != 0
-            && call.int3() == JOIN_MESSAGE
-            && (keys == (local, remote) || keys == (remote, local))
+        (call.int3() == JOIN_MESSAGE && has_hmacs(keys))
+            // The mark of external-key mode, if these keys are of such a connection.
+            || (apps_used() && (keys.0 | keys.1) & 1 != 0)
+    }
+
+    fn entry(call: &Call<'_>) -> usize {
+        if external::verifies(call.parent()) {
+            verify as usize
+        } else {
+            Self::replacement()
+        }
     }
 
     fn replacement() -> usize {
-        /// # Safety
-        ///
-        /// The arguments must be those of `mptcp_crypto_hmac_sha()`.
-        unsafe extern "C" fn hmac_sha(
-            _key1: u64,
-            _key2: u64,
-            _msg: *mut u8,
-            _len: c_int,
-            hmac: *mut [u8; 32],
-        ) {
-            // SAFETY: The caller has room for a whole SHA-256 there.
-            unsafe { hmac.write([0; 32]) };
-        }
-        hmac_sha as usize
+        generate as usize
     }
+}
+
+/// Two nonces; the HMAC of an ADD_ADDR is over another length.
+const JOIN_MESSAGE: c_int = 8;
+
+/// # Safety
+///
+/// The arguments must be those of `mptcp_crypto_hmac_sha()`.
+unsafe extern "C" fn generate(key1: u64, key2: u64, msg: *mut u8, len: c_int, hmac: *mut [u8; 32]) {
+    // SAFETY: By this function's requirement.
+    unsafe { hmac_sha(key1, key2, msg, len, hmac, (key1, key2)) }
+}
+
+/// # Safety
+///
+/// The arguments must be those of `mptcp_crypto_hmac_sha()`.
+unsafe extern "C" fn verify(key1: u64, key2: u64, msg: *mut u8, len: c_int, hmac: *mut [u8; 32]) {
+    // The peer's key comes first.
+    // SAFETY: By this function's requirement.
+    unsafe { hmac_sha(key1, key2, msg, len, hmac, (key2, key1)) }
+}
+
+/// `mptcp_crypto_hmac_sha()` for this host's end, which has the keys `(local, remote)`.
+///
+/// # Safety
+///
+/// The arguments must be those of `mptcp_crypto_hmac_sha()`.
+unsafe fn hmac_sha(
+    key1: u64,
+    key2: u64,
+    msg: *mut u8,
+    len: c_int,
+    hmac: *mut [u8; 32],
+    (local, remote): (u64, u64),
+) {
+    let bh = BhGuard::new();
+    let joins = len == JOIN_MESSAGE && has_hmacs((key1, key2));
+    let (app, previous) = if joins {
+        // SAFETY: As in `has_hmacs`.
+        unsafe {
+            let cursor = dc_cursor_here();
+            (
+                (&raw const (*cursor).app).read_volatile(),
+                (&raw const (*cursor).previous).read_volatile(),
+            )
+        }
+    } else {
+        // SAFETY: Softirqs are disabled.
+        (unsafe { dc_external_owner(local, remote) }, false)
+    };
+    let result = match (app.is_null(), joins) {
+        (true, true) => [0; 32],
+        (true, false) => {
+            drop(bh);
+            // SAFETY: By this function's requirement.
+            return unsafe { dc_orig_hmac_sha(key1, key2, msg, len, hmac.cast()) };
+        }
+        // SAFETY: `msg` has `len` bytes; the connection lives while softirqs are disabled.
+        _ => unsafe {
+            let message = core::slice::from_raw_parts(msg, usize::try_from(len).unwrap_or(0));
+            external::hmac_of(app, previous, key1, key2, message)
+        },
+    };
+    // SAFETY: The caller has room for a whole SHA-256 there.
+    unsafe { hmac.write(result) };
+    drop(bh);
 }
 
 /// `subflow_syn_recv_sock()`: the ACK of a join must repeat the token that its SYN had.
@@ -139,7 +251,7 @@ impl Hook for SynRecvSock {
 
     fn takes(call: &Call<'_>) -> bool {
         // SAFETY: The request, a live one of MPTCP, is the third argument.
-        unsafe { dc_request_joins(call.arg2()) }
+        unsafe { dc_request_joins(call.arg2()) || dc_request_joins_external(call.arg2()) }
     }
 
     fn replacement() -> usize {
@@ -166,24 +278,31 @@ unsafe extern "C" fn syn_recv_sock(
         dc_orig_syn_recv_sock(listener, skb, req, dst, req_unhash, own_req, opt_child_init)
     };
 
-    let (mut token, mut local_key, mut remote_key) = (0, 0, 0);
+    // SAFETY: All zeroes is a valid value of integers, booleans and pointers.
+    let mut of: dc_join_request = unsafe { core::mem::zeroed() };
     // SAFETY: The request lives.
-    let joins = unsafe { dc_join_keys(req, &mut token, &mut local_key, &mut remote_key) };
+    let joins = unsafe { dc_join_request_of(req, &mut of) && dc_join_complete(req) };
     // SAFETY: By this function's requirement, here and below.
     let (packet, netns) = unsafe { (Packet::new(skb), Netns::of_sock(listener)) };
     let (Some(packet), Some(netns), true) = (packet, netns, joins) else {
         return original();
     };
 
-    let ack = token_of(find(packet.options(), packet.segment()));
-    if ack.is_none_or(|ack| ack.token != token) {
+    let ack = find(packet.options(), packet.segment()).map(fields_of);
+    let right = ack.is_some_and(|ack| {
+        ack.token == of.token
+            && ack.external == of.external
+            && (!of.external || external::is_right_ack(&of, &ack))
+    });
+    if !right {
         // The stack finds no MP_JOIN or a wrong HMAC, and resets.
         netns.count(DC_COUNT_JOIN_ACK_BAD);
         return original();
     }
     netns.count(DC_COUNT_JOIN_ACK_RX);
+    let hmacs = Hmacs::none(of.local_key, of.remote_key);
     // SAFETY: `subflow_syn_recv_sock()` runs in softirq, so it doesn't sleep.
-    unsafe { with_packet(skb, Some((local_key, remote_key)), original) }
+    unsafe { with_packet(skb, Some(hmacs), original) }
 }
 
 /// The SYN of a join, from `subflow_check_req()`. `None`: it is none of ours.
@@ -198,12 +317,24 @@ pub(super) unsafe fn take_syn(
     options: &[u8],
     bh: &BhDisabled,
 ) -> Option<c_int> {
-    let join = token_of(find(options, Segment::Syn))?;
+    let join = fields_of(find(options, Segment::Syn)?);
+    // SAFETY: Any token may be asked for.
+    if join.external && !unsafe { dc_token_has_mode(join.token, true) } {
+        return None;
+    }
     // SAFETY: By this function's requirement.
-    let netns = unsafe { Netns::of_listener(listener, true, bh) }.filter(Netns::accepts)?;
+    let (netns, takes) = unsafe { Netns::of_listener(listener, true, bh) }?;
+    if !join.external && !takes.accept {
+        return None;
+    }
     netns.count(DC_COUNT_JOIN_SYN_RX);
     // SAFETY: By this function's requirement.
-    Some(unsafe { dc_join_syn(req, listener, skb, &join, null()) })
+    let verdict = unsafe { dc_join_syn(req, listener, skb, &join, null()) };
+    if join.external && verdict == 0 {
+        // SAFETY: By this function's requirement; the request is a join now.
+        return unsafe { external::answer(req, skb, netns, bh) };
+    }
+    Some(verdict)
 }
 
 /// The ACK of a join that answers a SYN cookie, from `mptcp_subflow_init_cookie_req()`. `None`: it is
@@ -219,13 +350,21 @@ pub(super) unsafe fn take_cookie_ack(
     packet: Packet,
     bh: &BhDisabled,
 ) -> Option<c_int> {
-    let join = token_of(find(packet.options(), packet.segment()))?;
+    let join = fields_of(find(packet.options(), packet.segment())?);
     // SAFETY: By this function's requirement.
-    let netns = unsafe { Netns::of_listener(listener, true, bh) }.filter(Netns::accepts)?;
+    let (netns, takes) = unsafe { Netns::of_listener(listener, true, bh) }?;
+    if !join.external && !takes.accept {
+        return None;
+    }
     netns.count(DC_COUNT_JOIN_COOKIE_ACK_RX);
     // SAFETY: By this function's requirement.
-    unsafe {
+    let verdict = unsafe {
         dc_request_init(req, listener);
-        Some(dc_join_cookie_ack(req, listener, skb, &join))
+        dc_join_cookie_ack(req, listener, skb, &join)
+    };
+    if join.external && verdict == 0 {
+        // SAFETY: The request is being made, and a join now.
+        return Some(unsafe { external::verify_cookie_ack(req, packet, &join, netns, bh) });
     }
+    Some(verdict)
 }

@@ -13,7 +13,6 @@ use proto::negotiate::{
     answer,
     third_ack,
     Answer,
-    Listener,
     Refusal, //
 };
 use proto::option::mp_capable::{
@@ -29,8 +28,7 @@ use proto::option::{
 
 use super::wire::{
     first,
-    is_ours,
-    ours, //
+    is_ours, //
 };
 use super::{
     derived,
@@ -45,24 +43,21 @@ use crate::hook::{
 };
 use crate::secret;
 use crate::stack::{
+    apps_used,
     Netns,
     OutOptions,
     Packet,
     Request, //
 };
 
-/// What a listener takes that accepts low overhead and never asked for external keys. The
-/// checksum and join flags of the answer are the stack's to write.
-const LISTENER: Listener = Listener {
-    accept: true,
-    features: proto::option::mp_capable::Features {
-        checksum: false,
-        external: false,
-        deny_join: false,
-    },
-};
+/// Whether an application may have asked for external keys, and so for looking at all of MPTCP: its listener
+/// keeps the stack's out, and its joins look like the stack's.
+#[inline(always)]
+fn any(options: &[u8]) -> bool {
+    is_ours(options) || apps_used()
+}
 
-/// `subflow_check_req()`: a low-overhead SYN gets a pair (token, random part) and no random key. A
+/// `subflow_check_req()`: a SYN of ours gets a pair (token, random part) and no random key. A
 /// standard one gets a derived key or nonce, if that is wanted.
 pub(super) struct CheckReq;
 
@@ -72,9 +67,9 @@ impl Hook for CheckReq {
     fn takes(call: &Call<'_>) -> bool {
         // SAFETY: The packet, which lives, is the third argument.
         unsafe { Packet::new(call.arg2()) }
-            .and_then(|packet| Some(is_ours(first(packet.options())?)))
+            .and_then(|packet| Some(any(first(packet.options())?)))
             // SAFETY: The listener, which lives, is the second argument; the call is in softirq.
-            .is_some_and(|ours| ours || unsafe { dc_listener_derives(call.arg1()) })
+            .is_some_and(|any| any || unsafe { dc_listener_derives(call.arg1()) })
     }
 
     fn replacement() -> usize {
@@ -95,7 +90,7 @@ unsafe extern "C" fn check_req(
     let taken = packet.and_then(|packet| {
         // The first of our options is where the others begin, and mostly the last.
         let options = first(packet.options())?;
-        let ours = if is_ours(options) {
+        let ours = if any(options) {
             // SAFETY: As above.
             unsafe { take_syn(req, listener, skb, packet, options) }
         } else {
@@ -108,7 +103,7 @@ unsafe extern "C" fn check_req(
     taken.unwrap_or_else(|| unsafe { dc_orig_check_req(req, listener, skb) })
 }
 
-/// Answers a low-overhead SYN; `None` leaves it to the stack.
+/// Answers a SYN of ours; `None` leaves it to the stack.
 ///
 /// # Safety
 ///
@@ -130,15 +125,22 @@ unsafe fn take_syn(
         Some(option) => Some(Option_::Dc(option)),
         None => mp_capable::find(options, Segment::Syn),
     };
-    let Some(received @ Option_::Dc(MpCapableRepr { body, .. })) = found else {
+    let Some(received) = found else {
         // SAFETY: By this function's requirement.
         return unsafe { join::take_syn(req, listener, skb, options, &bh) };
     };
-    let Answer::Dc(_) = answer(LISTENER, Some(received)) else {
+    // SAFETY: By this function's requirement.
+    let (netns, takes) = unsafe { Netns::of_listener(listener, false, &bh) }?;
+    let (Answer::Dc(agreed), Option_::Dc(MpCapableRepr { body, .. })) =
+        (answer(takes, Some(received)), received)
+    else {
+        if takes.features.external {
+            // The request is one of plain TCP, as the stack has set it up.
+            netns.count(DC_COUNT_EXTERNAL_REFUSED);
+            return Some(0);
+        }
         return None;
     };
-    // SAFETY: By this function's requirement.
-    let netns = unsafe { Netns::of_listener(listener, false, &bh) }.filter(Netns::accepts)?;
     let flow = packet.flow(netns.cookie())?;
     let counter = match body {
         Body::Compact => DC_COUNT_MPC_SYN_COMPACT_RX,
@@ -147,7 +149,7 @@ unsafe fn take_syn(
     // SAFETY: The listener lives, in that namespace.
     unsafe { netns.count_syn(listener, counter) };
 
-    let accepted = secret::issue_free(&flow, netns, &bh, |key| {
+    let accepted = secret::issue_free(&flow, agreed.external, netns, &bh, |key| {
         request.set_key_field(key);
         // SAFETY: The request is being made and nobody else has it.
         unsafe { dc_request_accept(req, skb) }
@@ -213,7 +215,9 @@ impl Hook for InitCookieReq {
 
     fn takes(call: &Call<'_>) -> bool {
         // SAFETY: The packet, which lives, is the third argument.
-        unsafe { Packet::new(call.arg2()) }.is_some_and(|packet| ours(packet.options()).is_some())
+        unsafe { Packet::new(call.arg2()) }
+            .and_then(|packet| first(packet.options()).map(any))
+            .unwrap_or(false)
     }
 
     fn replacement() -> usize {
@@ -235,7 +239,7 @@ unsafe extern "C" fn init_cookie_req(
         .unwrap_or_else(|| unsafe { dc_orig_init_cookie_req(req, listener, skb) })
 }
 
-/// Judges a low-overhead third ACK; `None` leaves it to the stack.
+/// Judges a third ACK of ours; `None` leaves it to the stack.
 ///
 /// # Safety
 ///
@@ -251,19 +255,29 @@ unsafe fn take_cookie_ack(
     let bh = unsafe { BhDisabled::in_softirq() };
 
     let segment = packet.segment();
-    let Some(Option_::Dc(option)) = mp_capable::find(packet.options(), segment) else {
+    let Some(received) = mp_capable::find(packet.options(), segment) else {
         // SAFETY: By this function's requirement.
         return unsafe { join::take_cookie_ack(req, listener, skb, packet, &bh) };
     };
     // SAFETY: By this function's requirement.
-    let netns = unsafe { Netns::of_listener(listener, false, &bh) }.filter(Netns::accepts)?;
+    let (netns, takes) = unsafe { Netns::of_listener(listener, false, &bh) }?;
+    let Option_::Dc(option) = received else {
+        if takes.features.external {
+            // The SYN/ACK said nothing of standard MPTCP.
+            // SAFETY: The request is being made and nobody else has it.
+            unsafe { dc_request_init(req, listener) };
+            netns.count(DC_COUNT_EXTERNAL_REFUSED);
+            return Some(0);
+        }
+        return None;
+    };
     let flow = packet.flow(netns.cookie())?;
     // The stack judges the rest of the ACK, so the request must look like one of plain TCP first.
     // SAFETY: The request is being made and nobody else has it.
     unsafe { dc_request_init(req, listener) };
 
-    match third_ack(LISTENER, None, &option, |key| {
-        secret::verify(&flow, key, &bh)
+    match third_ack(takes, None, &option, |key| {
+        key.is_external() == option.features.external && secret::verify(&flow, key, &bh)
     }) {
         Ok(established) => {
             request.set_key_field(established.own);

@@ -11,8 +11,11 @@ use kernel::prelude::*;
 use proto::option::mp_join::find;
 use proto::option::Segment;
 
-use super::join::token_of;
-use super::wire::ours;
+use super::join::fields_of;
+use super::wire::{
+    first,
+    is_ours, //
+};
 use crate::bh::BhDisabled;
 use crate::bindings::*;
 use crate::hook::{
@@ -20,14 +23,21 @@ use crate::hook::{
     Hook, //
 };
 use crate::stack::{
+    apps_used,
     Netns,
     Packet, //
 };
 
 /// Whether a SYN with these options can be answered without state: its ACK says it all again. Only
-/// low-overhead joins do. A form that is added to [`super::join::take_cookie_ack`] is added here.
+/// joins of ours do. A form that is added to [`super::join::take_cookie_ack`] is added here.
 fn needs_no_state(options: &[u8]) -> bool {
-    ours(options).is_some_and(|options| token_of(find(options, Segment::Syn)).is_some())
+    let options = first(options).filter(|options| is_ours(options) || apps_used());
+    let Some(join) = options.and_then(|options| find(options, Segment::Syn)) else {
+        return false;
+    };
+    let join = fields_of(join);
+    // SAFETY: Any token may be asked for.
+    !join.external || unsafe { dc_token_has_mode(join.token, true) }
 }
 
 /// The predicate of both hooks.
@@ -39,7 +49,7 @@ fn takes(call: &Call<'_>) -> bool {
         && unsafe { Netns::of_sock(call.arg0()) }.is_some_and(|netns| netns.joins_stateless())
 }
 
-/// Answers the SYN, if its listener takes low-overhead joins; false leaves it to the stack.
+/// Answers the SYN, if its listener takes such joins; false leaves it to the stack.
 ///
 /// # Safety
 ///
@@ -49,7 +59,7 @@ unsafe fn answer(listener: *mut sock, skb: *mut sk_buff) -> bool {
     let bh = unsafe { BhDisabled::in_softirq() };
     // SAFETY: By this function's requirement.
     unsafe {
-        Netns::of_listener(listener, true, &bh).is_some_and(|netns| netns.accepts())
+        Netns::of_listener(listener, true, &bh).is_some_and(|(_, takes)| takes.accept || apps_used())
             && dc_answer_stateless(listener, skb)
     }
 }

@@ -25,8 +25,8 @@ use proto::option::{
 use proto::token::Token;
 
 use super::join::{
-    is_expected,
-    token_of, //
+    fields_of,
+    is_expected, //
 };
 use crate::bindings::*;
 use crate::hook::{
@@ -82,6 +82,12 @@ unsafe extern "C" fn write_options(
     };
     let suboptions = opts.suboptions();
     if suboptions & OutOptions::MPJ != 0 {
+        // SAFETY: The subflow's socket, or null for a SYN/ACK, is the third argument.
+        let subflow = unsafe { Subflow::of(tp.cast()) };
+        if suboptions & OutOptions::OURS == 0 && subflow.is_some_and(Subflow::is_external) {
+            // Of these, only the ACK differs from the stack's: `external::EstablishedOptions`.
+            return original(ptr);
+        }
         // SAFETY: The stack reserved the room; the subflow's socket lives.
         let behind = unsafe { write_join(ptr.cast(), tp, opts) };
         opts.set_suboptions(suboptions & !(OutOptions::MPJ | OutOptions::OURS));
@@ -101,8 +107,11 @@ unsafe extern "C" fn write_options(
             0 => Segment::Ack,
             _ => Segment::Syn,
         };
+        // SAFETY: A SYN and an ACK have a subflow.
+        let external = unsafe { Subflow::of(tp.cast()) }.is_some_and(Subflow::is_external);
         // SAFETY: The stack has just written an MP_CAPABLE of at least four bytes there.
-        let _ = restamp(segment, unsafe { &mut *ptr.cast::<[u8; len::COMPACT]>() });
+        let start = unsafe { &mut *ptr.cast::<[u8; len::COMPACT]>() };
+        let _ = restamp(segment, start, external);
         return;
     };
     // With a key field alone, the option stands alone, too.
@@ -119,7 +128,7 @@ unsafe extern "C" fn write_options(
     let repr = MpCapableRepr {
         features: Features {
             checksum: flags.has(Flags::CHECKSUM),
-            external: false,
+            external: sender.is_external(),
             deny_join: flags.has(Flags::DENY_JOIN),
         },
         body: Body::Key { sender },
@@ -130,10 +139,10 @@ unsafe extern "C" fn write_options(
     let _ = repr.emit(segment, option);
 }
 
-/// Writes a low-overhead MP_JOIN to `ptr`, and returns where the next option goes.
+/// Writes an MP_JOIN of ours to `ptr`, and returns where the next option goes.
 ///
-/// The stack reserved 24 bytes for the one of an ACK, when it couldn't be told that ours is shorter
-/// without a hook on every segment. What ours leaves of them is filled with no-operations.
+/// The stack reserved 24 bytes for the low-overhead one of an ACK, when it couldn't be told that ours is
+/// shorter without another hook on every segment. What ours leaves of them is filled with no-operations.
 ///
 /// # Safety
 ///
@@ -146,8 +155,11 @@ unsafe fn write_join(ptr: *mut u8, tp: *mut tcp_sock, opts: OutOptions) -> *mut 
     let suboptions = opts.suboptions();
     let mut join = dc_join {
         token: opts.token(),
+        nonce: 0,
+        hmac: [0; 16],
         address_id: opts.join_id(),
         backup: opts.backup() & 1 != 0,
+        external: suboptions & OutOptions::OURS != 0 && suboptions & DC_MPJ_ACK as u16 != 0,
     };
     let room = if suboptions & DC_MPJ_SYN as u16 != 0 {
         mp_join::len::TOKEN
@@ -156,9 +168,18 @@ unsafe fn write_join(ptr: *mut u8, tp: *mut tcp_sock, opts: OutOptions) -> *mut 
     } else {
         // SAFETY: An MP_JOIN in an ACK has a subflow.
         unsafe { dc_subflow_join_fields(tp.cast(), &mut join) };
-        ACK_ROOM
+        if join.external {
+            mp_join::len::TOKEN_NONCE_HMAC
+        } else {
+            ACK_ROOM
+        }
     };
     let body = match Token::new(join.token) {
+        Some(token) if join.external => mp_join::Body::TokenNonceHmac {
+            token,
+            nonce: join.nonce,
+            hmac: join.hmac,
+        },
         Some(token) if room != mp_join::len::EMPTY => mp_join::Body::Token { token },
         _ => mp_join::Body::Empty,
     };
@@ -204,14 +225,16 @@ pub(crate) fn ours(options: &[u8]) -> Option<&[u8]> {
 #[inline(always)]
 pub(super) fn is_ours(options: &[u8]) -> bool {
     /// The longest low-overhead MP_JOIN. The standard ones are longer.
-    const JOIN: u8 = mp_join::len::TOKEN as u8;
+    const SHORT: u8 = mp_join::len::TOKEN as u8;
+    /// The MP_JOIN of an external-key ACK. The standard ones are shorter.
+    const LONG: u8 = mp_join::len::TOKEN_NONCE_HMAC as u8;
 
     let [_, length, third, ..] = *options else {
         return false;
     };
     match third >> 4 {
         subtype::MP_CAPABLE => third == DC_VERSION,
-        subtype::MP_JOIN => length <= JOIN,
+        subtype::MP_JOIN => length <= SHORT || length == LONG,
         _ => false,
     }
 }
@@ -273,7 +296,8 @@ fn translate(packet: Packet, received: Received) -> Option<()> {
                 sender, receiver, ..
             },
         ) => {
-            if option.features.external {
+            // B as in the SYN/ACK.
+            if option.features.external != receiver.is_external() {
                 return None;
             }
             // Whoever holds the token that is echoed must hold the whole key field, so the ACK
@@ -314,25 +338,23 @@ fn translate(packet: Packet, received: Received) -> Option<()> {
     Some(())
 }
 
-/// [`translate`] for an MP_JOIN. Its HMAC becomes 0, which only `join::HmacSha` agrees to.
+/// [`translate`] for an MP_JOIN. Its HMAC becomes 0, which only `join::HmacSha` agrees to, for the packet
+/// that [`is_expected`].
 fn translate_join(packet: Packet, segment: Segment, received: Received) -> Option<()> {
     let option = mp_join::find(packet.options(), segment)?;
-    let (suboption, join) = match (segment, option.body) {
-        (Segment::SynAck, mp_join::Body::Empty) if is_expected(packet) => (
-            DC_MPJ_SYNACK,
-            dc_join {
-                token: 0,
-                address_id: option.address_id,
-                backup: option.backup,
-            },
-        ),
-        (Segment::Ack | Segment::Data, mp_join::Body::Token { token }) => {
+    let join = fields_of(option);
+    let suboption = match (segment, option.body) {
+        (Segment::SynAck, mp_join::Body::Empty) if is_expected(packet) => DC_MPJ_SYNACK,
+        (
+            Segment::Ack | Segment::Data,
+            mp_join::Body::Token { token } | mp_join::Body::TokenNonceHmac { token, .. },
+        ) => {
             // Repeated, it comes when the subflow is there already.
             // SAFETY: Any token may be asked for.
-            if !is_expected(packet) && !unsafe { dc_token_is_low_overhead(token.get()) } {
+            if !is_expected(packet) && !unsafe { dc_token_has_mode(token.get(), join.external) } {
                 return None;
             }
-            (DC_MPJ_ACK, token_of(Some(option))?)
+            DC_MPJ_ACK
         }
         _ => return None,
     };

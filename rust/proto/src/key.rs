@@ -5,7 +5,8 @@
 //! Where RFC 8684 puts a host's 64-bit key, a low-overhead host puts `Tok ‖ Rnd`: its token and
 //! 32 hashed bits. Its initial data sequence number is the same two halves the other way round,
 //! `Rnd ‖ Tok`. So neither end computes a SHA-256, and a connection's mode can be read off its
-//! token, key field and IDSN ([`is_low_overhead`]).
+//! token, key field and IDSN ([`is_low_overhead`]). One bit of the own random part tells low-overhead from
+//! external-key ([`KeyField::is_external`]).
 
 use crate::token::Token;
 
@@ -49,6 +50,25 @@ impl KeyField {
     #[inline]
     pub const fn random(self) -> u32 {
         self.random
+    }
+
+    /// Whether the connection that has this as its *own* key field is external-key, else low-overhead.
+    ///
+    /// A host marks the connections of its own by the lowest bit of their random part, so the mode needs
+    /// no room in the kernel's structures. A peer's key field says nothing about it; on the wire the B bit
+    /// does.
+    #[inline]
+    pub const fn is_external(self) -> bool {
+        self.random & 1 != 0
+    }
+
+    /// The same, marked.
+    #[inline]
+    pub const fn with_external(self, external: bool) -> Self {
+        Self {
+            token: self.token,
+            random: self.random & !1 | external as u32,
+        }
     }
 
     /// The initial data sequence number that goes with this key field.

@@ -50,22 +50,25 @@ impl Secret {
         &self.hash
     }
 
-    /// The key field of `flow` made from `counter`; `None` for the one counter that is skipped.
+    /// The key field of `flow` made from `counter`, for a connection of either mode; `None` for the one
+    /// counter that is skipped.
     #[inline]
-    pub fn issue(&self, flow: &Flow, counter: Counter) -> Option<KeyField> {
+    pub fn issue(&self, flow: &Flow, counter: Counter, external: bool) -> Option<KeyField> {
         let token = self.cipher.seal(counter)?;
-        Some(KeyField::new(token, flow.random_part(&self.hash, counter)))
+        let key = KeyField::new(token, flow.random_part(&self.hash, counter));
+        Some(key.with_external(external))
     }
 
     /// The counter that `key` was made from, if this secret made it for `flow`.
     ///
-    /// A stranger's pair passes by chance once in 2^32. Callers narrow that down further with
+    /// A stranger's pair passes by chance once in 2^31. Callers narrow that down further with
     /// [`Slices::issued`](crate::token::Slices::issued).
     #[inline]
     pub fn verify(&self, flow: &Flow, key: KeyField) -> Option<Counter> {
         let counter = self.cipher.open(key.token());
+        let own = KeyField::new(key.token(), flow.random_part(&self.hash, counter));
         // One comparison of two machine words: the time it takes says nothing about the bits.
-        (flow.random_part(&self.hash, counter) == key.random()).then_some(counter)
+        (own.with_external(key.is_external()).raw() == key.raw()).then_some(counter)
     }
 }
 
@@ -107,7 +110,7 @@ mod tests {
         #[test]
         fn a_host_knows_its_own_pair(counter: u32, port: u16) {
             let (secret, flow) = (secret(1), flow(1, port));
-            if let Some(key) = secret.issue(&flow, Counter(counter)) {
+            if let Some(key) = secret.issue(&flow, Counter(counter), false) {
                 prop_assert_eq!(secret.verify(&flow, key), Some(Counter(counter)));
             }
         }
@@ -117,13 +120,13 @@ mod tests {
             let (mut replaced, flow) = (secret(1), flow(1, port));
             replaced.set_keys(&[2; 16], &[2 ^ 0xff; 16]);
             let counter = Counter(counter);
-            prop_assert_eq!(replaced.issue(&flow, counter), secret(2).issue(&flow, counter));
+            prop_assert_eq!(replaced.issue(&flow, counter, true), secret(2).issue(&flow, counter, true));
         }
 
         #[test]
         fn the_secret_before_is_still_known(counter: u32, port: u16) {
             let (current, previous, flow) = (secret(2), secret(1), flow(1, port));
-            if let Some(key) = previous.issue(&flow, Counter(counter)) {
+            if let Some(key) = previous.issue(&flow, Counter(counter), false) {
                 let known = verify_own_pair([&current, &previous], &flow, key);
                 prop_assert_eq!(known, Some((1, Counter(counter))));
             }
@@ -131,9 +134,9 @@ mod tests {
 
         /// Each of these passes by chance once in 2^32.
         #[test]
-        fn a_host_knows_no_other_pair(counter: u32, port: u16, flip in 0_u32..64) {
+        fn a_host_knows_no_other_pair(counter: u32, port: u16, flip in 1_u32..64) {
             let (secret, flow_) = (secret(1), flow(1, port));
-            if let Some(key) = secret.issue(&flow_, Counter(counter)) {
+            if let Some(key) = secret.issue(&flow_, Counter(counter), false) {
                 prop_assert_eq!(secret.verify(&flow(1, port ^ 1), key), None);
                 prop_assert_eq!(secret.verify(&flow(2, port), key), None);
                 prop_assert_eq!(super::tests::secret(2).verify(&flow_, key), None);

@@ -239,13 +239,13 @@ pub fn own_pair() -> Result<(), Failed> {
     for (flow, fields) in flows.iter().zip(fields) {
         for (counter, raw) in fields {
             let counter = Counter(counter);
-            let key = secret.issue(flow, counter).ok_or("token 0")?;
+            let key = secret.issue(flow, counter, raw & 1 != 0).ok_or("token 0")?;
             ensure(key.raw() == raw, "key field")?;
             ensure(secret.verify(flow, key) == Some(counter), "own pair")?;
         }
     }
     let [v4, v6] = &flows;
-    let key = secret.issue(v4, Counter(0)).ok_or("token 0")?;
+    let key = secret.issue(v4, Counter(0), false).ok_or("token 0")?;
     ensure(
         secret.verify(v6, key).is_none(),
         "another connection's pair",

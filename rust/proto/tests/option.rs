@@ -254,24 +254,26 @@ fn what_the_stock_kernel_wrote_becomes_what_we_would_write() {
     ];
     for (segment, body) in bodies {
         for (checksum, deny_join) in [(false, false), (false, true), (true, false), (true, true)] {
+            let external = checksum != deny_join;
             let features = Features {
                 checksum,
-                external: false,
+                external,
                 deny_join,
             };
             let ours = emit(segment, &MpCapableRepr { features, body });
-            // The stock kernel writes version 1 and always H.
+            // The stock kernel writes version 1, always H and never B.
             let mut bytes = ours.clone();
             bytes[2] = 0x01;
             bytes[3] |= Flags::HMAC_SHA256;
+            bytes[3] &= !Flags::EXTERNAL;
             let start: &mut [u8; 4] = bytes.first_chunk_mut().unwrap();
-            assert_eq!(restamp(segment, start), Some(features));
+            assert_eq!(restamp(segment, start, external), Some(features));
             assert_eq!(bytes, ours);
         }
     }
     for other in [[30, 4, 0x0f, 1], [30, 12, 0x11, 1], [29, 4, 0x01, 1]] {
         let mut start = other;
-        assert_eq!(restamp(Segment::Syn, &mut start), None);
+        assert_eq!(restamp(Segment::Syn, &mut start, false), None);
         assert_eq!(start, other);
     }
 }

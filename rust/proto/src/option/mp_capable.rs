@@ -373,10 +373,14 @@ impl MpCapableRepr {
 }
 
 /// Turns the start of an MP_CAPABLE that the stock kernel wrote for `segment`, of version 1, into
-/// one of version 15, and returns what its flags say. The key fields and lengths behind it are the
-/// same. `None`, and nothing is written, if it isn't such an option.
+/// one of version 15 with B as `external`, and returns what its flags say. The key fields and lengths
+/// behind it are the same. `None`, and nothing is written, if it isn't such an option.
 #[inline]
-pub fn restamp(segment: Segment, start: &mut [u8; len::COMPACT]) -> Option<Features> {
+pub fn restamp(
+    segment: Segment,
+    start: &mut [u8; len::COMPACT],
+    external: bool,
+) -> Option<Features> {
     let [KIND, _, version, flags] = start else {
         return None;
     };
@@ -385,7 +389,7 @@ pub fn restamp(segment: Segment, start: &mut [u8; len::COMPACT]) -> Option<Featu
     }
     let features = Features {
         checksum: Flags(*flags).has(Flags::CHECKSUM),
-        external: false,
+        external,
         deny_join: Flags(*flags).has(Flags::DENY_JOIN),
     };
     *version = subtype::MP_CAPABLE << 4 | DC_VERSION;

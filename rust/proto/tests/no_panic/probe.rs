@@ -24,8 +24,8 @@ pub fn rekey(secret: &mut Secret, cipher: &[u8; 16], hash: &[u8; 16]) {
 }
 
 #[no_mangle]
-pub fn issue(secret: &Secret, flow: &Flow, counter: Counter) -> Option<KeyField> {
-    secret.issue(flow, counter)
+pub fn issue(secret: &Secret, flow: &Flow, counter: Counter, external: bool) -> Option<KeyField> {
+    secret.issue(flow, counter, external)
 }
 
 #[no_mangle]
@@ -99,8 +99,8 @@ pub fn emit(repr: &MpCapableRepr, segment: Segment, buffer: &mut [u8]) -> Result
 }
 
 #[no_mangle]
-pub fn restamp(segment: Segment, start: &mut [u8; 4]) -> Option<Features> {
-    mp_capable::restamp(segment, start)
+pub fn restamp(segment: Segment, start: &mut [u8; 4], external: bool) -> Option<Features> {
+    mp_capable::restamp(segment, start, external)
 }
 
 #[no_mangle]

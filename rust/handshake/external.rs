@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! External-key mode: MP_JOIN with HMACs under the application's key.
+//!
+//! ```text
+//! client::SynOptions ─────── SYN, Tok_B Rand_A ───────▶ answer(): Rand_B, HMAC_B
+//! finish_join(): HMAC_A ◀─── SYN/ACK, HMAC_B Rand_B ──  the stack
+//! EstablishedOptions ─────── ACK, Tok_B Rand_A HMAC_A ▶ verify_cookie_ack() (SYN cookies)
+//!                                                       is_right_ack()
+//! ```
+//!
+//! SYN and SYN/ACK look like the stack's own, so the stack writes and parses them. `Rand_B` is made of what
+//! the SYN says, and the ACK says all that again: with SYN cookies nothing is kept.
+//!
+//! A connection whose key isn't there yet starts no path manager ([`PmFullyEstablished`]), and the peer's
+//! joins are dropped, so that they come again.
+
+use kernel::ffi::{
+    c_int,
+    c_uint, //
+};
+use kernel::prelude::*;
+use proto::key::KeyField;
+use proto::option::mp_join::{
+    find,
+    hmac_message,
+    len,
+    same_hmac,
+    Body,
+    MpJoinRepr,
+    ACK_HMAC_LEN,
+    SYN_ACK_HMAC_LEN, //
+};
+use proto::option::Segment;
+use proto::token::Token;
+
+use super::join::{
+    with_packet,
+    Hmacs, //
+};
+use super::Range;
+use crate::bh::BhDisabled;
+use crate::bindings::*;
+use crate::hook::{
+    Call,
+    Hook, //
+};
+use crate::secret::{
+    join_nonces,
+    JoinSyn, //
+};
+use crate::stack::{
+    Netns,
+    OutOptions,
+    Packet,
+    Subflow, //
+};
+
+/// `mptcp_incoming_options()`, which verifies the HMAC of an ADD_ADDR.
+pub(super) static VERIFIER: Range = Range::new(c"mptcp_incoming_options");
+
+/// Whether a call of `mptcp_crypto_hmac_sha()` that returns to `parent` is to verify what the peer sent.
+/// Joins come here with the keys that [`with_packet`] knows.
+pub(super) fn verifies(parent: usize) -> bool {
+    VERIFIER.contains(parent)
+}
+
+/// One end's half of an HMAC's message.
+#[derive(Clone, Copy)]
+struct End {
+    key: u64,
+    nonce: u32,
+}
+
+/// HMAC-SHA256 of what `own` says to `peer`, under the connection's key or the one before; `None` if there
+/// is no such key.
+fn hmac(msk: *const mptcp_sock, previous: bool, own: End, peer: End) -> Option<[u8; 32]> {
+    let (own_key, peer_key) = (KeyField::from_raw(own.key)?, KeyField::from_raw(peer.key)?);
+    sign(msk, previous, &hmac_message(own_key, peer_key, own.nonce, peer.nonce))
+}
+
+fn sign(msk: *const mptcp_sock, previous: bool, message: &[u8]) -> Option<[u8; 32]> {
+    let mut hmac = [0; 32];
+    // SAFETY: The message and the HMAC have these lengths. Callers hold the connection, or are in an RCU
+    // read side that keeps it.
+    let signed = unsafe {
+        dc_app_hmac(msk, previous, message.as_ptr(), message.len(), hmac.as_mut_ptr())
+    };
+    signed.then_some(hmac)
+}
+
+/// What the stack's HMAC is in external-key mode: of both keys and its message, under the application's key.
+/// Without one, nothing that anybody could guess.
+pub(super) fn hmac_of(
+    msk: *const mptcp_sock,
+    previous: bool,
+    key1: u64,
+    key2: u64,
+    message: &[u8],
+) -> [u8; 32] {
+    /// Two keys, and the longest message: address ID, IPv6 address and port of an ADD_ADDR.
+    const LONGEST: usize = 16 + 19;
+    /// ADD_ADDR carries these bytes of the HMAC; nought means "echo" to the stack.
+    const TAIL: usize = 24;
+
+    let mut buffer = [0; LONGEST];
+    let mut length = 0;
+    let parts = [&key1.to_be_bytes()[..], &key2.to_be_bytes()[..], message];
+    for (to, from) in buffer.iter_mut().zip(parts.into_iter().flatten()) {
+        *to = *from;
+        length += 1;
+    }
+    let signed = buffer.get(..length).and_then(|message| sign(msk, previous, message));
+    let mut hmac = signed.unwrap_or_else(|| {
+        let mut hmac = [0; 32];
+        // SAFETY: That many bytes. Any context.
+        unsafe { kernel::bindings::get_random_bytes(hmac.as_mut_ptr().cast(), hmac.len()) };
+        hmac
+    });
+    if hmac.iter().skip(TAIL).all(|byte| *byte == 0) {
+        if let Some(last) = hmac.last_mut() {
+            *last = 1;
+        }
+    }
+    hmac
+}
+
+/// Answers the SYN of a join that the stack would take. Returns what `subflow_check_req()` does.
+///
+/// # Safety
+///
+/// `req` must be the request of an external-key join, made of `skb`, that nobody else has.
+pub(super) unsafe fn answer(
+    req: *mut request_sock,
+    skb: *mut sk_buff,
+    netns: Netns,
+    bh: &BhDisabled,
+) -> Option<c_int> {
+    // SAFETY: All zeroes is a valid value of integers, booleans and pointers.
+    let mut of: dc_join_request = unsafe { core::mem::zeroed() };
+    // SAFETY: By this function's requirement, here and below.
+    let packet = unsafe {
+        if !dc_join_request_of(req, &mut of) {
+            return None;
+        }
+        Packet::new(skb)?
+    };
+    let answer = || {
+        let syn = JoinSyn {
+            flow: packet.flow(netns.cookie())?,
+            isn: packet.seq(),
+            nonce: of.remote_nonce,
+            token: Token::new(of.token)?,
+        };
+        let nonce = join_nonces(&syn, bh).next()?;
+        let (own, peer) = ends(&of, nonce);
+        let hmac = hmac(of.msk, false, own, peer)?;
+        Some((nonce, u64::from_be_bytes(*hmac.first_chunk()?)))
+    };
+    match answer() {
+        Some((nonce, hmac)) => {
+            // SAFETY: By this function's requirement.
+            unsafe { dc_join_answer(req, nonce, hmac) };
+            Some(0)
+        }
+        None => {
+            // The key isn't there yet.
+            netns.count(DC_COUNT_JOIN_NO_KEY);
+            // SAFETY: By this function's requirement.
+            unsafe { dc_join_drop(req) };
+            Some(EPERM.to_errno())
+        }
+    }
+}
+
+/// This host's end and the peer's, of a join to this host.
+fn ends(of: &dc_join_request, nonce: u32) -> (End, End) {
+    (
+        End {
+            key: of.local_key,
+            nonce,
+        },
+        End {
+            key: of.remote_key,
+            nonce: of.remote_nonce,
+        },
+    )
+}
+
+/// Whether `ack` carries `HMAC_A` for our `nonce`, under the connection's key or the one before.
+fn has_hmac_a(of: &dc_join_request, nonce: u32, ack: &dc_join) -> bool {
+    let (own, peer) = ends(of, nonce);
+    [false, true].into_iter().any(|previous| {
+        hmac(of.msk, previous, peer, own).is_some_and(|hmac| {
+            let expected: Option<&[u8; ACK_HMAC_LEN]> = hmac.first_chunk();
+            expected.is_some_and(|expected| same_hmac(expected, &ack.hmac))
+        })
+    })
+}
+
+/// Whether `ack` ends the handshake that the request began.
+pub(super) fn is_right_ack(of: &dc_join_request, ack: &dc_join) -> bool {
+    ack.nonce == of.remote_nonce && (of.verified || has_hmac_a(of, of.local_nonce, ack))
+}
+
+/// Judges the ACK of a join that answers a SYN cookie. Returns 0, or `-EINVAL`: drop.
+///
+/// # Safety
+///
+/// `req` must be the request of that join, which is being made.
+pub(super) unsafe fn verify_cookie_ack(
+    req: *mut request_sock,
+    packet: Packet,
+    ack: &dc_join,
+    netns: Netns,
+    bh: &BhDisabled,
+) -> c_int {
+    // SAFETY: All zeroes is a valid value of integers, booleans and pointers.
+    let mut of: dc_join_request = unsafe { core::mem::zeroed() };
+    let mut right = || {
+        // SAFETY: By this function's requirement.
+        if !unsafe { dc_join_request_of(req, &mut of) } {
+            return None;
+        }
+        let syn = JoinSyn {
+            flow: packet.flow(netns.cookie())?,
+            isn: packet.seq().wrapping_sub(1),
+            nonce: ack.nonce,
+            token: Token::new(ack.token)?,
+        };
+        let nonce = join_nonces(&syn, bh).find(|nonce| has_hmac_a(&of, *nonce, ack));
+        nonce
+    };
+    match right() {
+        Some(nonce) => {
+            // SAFETY: By this function's requirement.
+            unsafe { dc_join_verified(req, nonce) };
+            0
+        }
+        None => {
+            netns.count(DC_COUNT_JOIN_ACK_BAD);
+            EINVAL.to_errno()
+        }
+    }
+}
+
+/// The SYN/ACK of an external-key join: `subflow_finish_connect()`.
+///
+/// # Safety
+///
+/// The arguments must be those of `subflow_finish_connect()`, for a subflow that joins an external-key
+/// connection.
+pub(super) unsafe fn finish_join(ssk: *mut sock, skb: *const sk_buff) {
+    // SAFETY: By this function's requirement, here and below.
+    let (Some(packet), Some(subflow), Some(netns)) =
+        (unsafe { (Packet::new(skb), Subflow::of(ssk), Netns::of_sock(ssk)) })
+    else {
+        return;
+    };
+    // SAFETY: By this function's requirement; the stack's function doesn't sleep.
+    let original = || unsafe { dc_orig_finish_connect(ssk, skb) };
+
+    let msk = subflow.conn();
+    let (local_key, remote_key) = (subflow.local_key(), subflow.remote_key());
+    let key = match find(packet.options(), Segment::SynAck) {
+        Some(MpJoinRepr {
+            body: Body::HmacNonce { hmac: theirs, nonce },
+            ..
+        }) => [false, true].into_iter().find(|previous| {
+            let own = End {
+                key: local_key,
+                nonce: subflow.local_nonce(),
+            };
+            let peer = End {
+                key: remote_key,
+                nonce,
+            };
+            hmac(msk, *previous, peer, own).is_some_and(|hmac| {
+                let expected: Option<&[u8; SYN_ACK_HMAC_LEN]> = hmac.first_chunk();
+                expected.is_some_and(|expected| same_hmac(expected, &theirs))
+            })
+        }),
+        _ => None,
+    };
+    let Some(previous) = key else {
+        // The stack finds no MP_JOIN or a wrong HMAC, and resets.
+        netns.count(DC_COUNT_JOIN_SYNACK_BAD);
+        return original();
+    };
+    netns.count(DC_COUNT_JOIN_SYNACK_RX);
+    let hmacs = Hmacs::under(msk, previous, local_key, remote_key);
+    // SAFETY: `original` doesn't sleep; the subflow holds its connection.
+    unsafe { with_packet(skb, Some(hmacs), original) }
+}
+
+/// `mptcp_established_options()`: the ACK of an external-key join is 4 bytes longer than the stack's.
+/// Sees every segment, but only while some application has external keys.
+pub(super) struct EstablishedOptions;
+
+impl Hook for EstablishedOptions {
+    const TARGET: &'static CStr = c"mptcp_established_options";
+
+    #[inline(always)]
+    fn takes(call: &Call<'_>) -> bool {
+        // SAFETY: The subflow's socket, which lives, is the first argument.
+        unsafe { Subflow::of(call.arg0()) }
+            .is_some_and(|subflow| !subflow.fully_established() && subflow.is_external())
+    }
+
+    fn replacement() -> usize {
+        established_options as usize
+    }
+}
+
+/// # Safety
+///
+/// The arguments must be those of `mptcp_established_options()`.
+unsafe extern "C" fn established_options(
+    ssk: *mut sock,
+    skb: *mut sk_buff,
+    remaining: c_uint,
+    has_ts: bool,
+    opts: *mut mptcp_out_options,
+) -> c_int {
+    /// `TCPOLEN_MPTCP_MPJ_ACK`
+    const STOCK: c_int = 24;
+    const OURS: c_int = len::TOKEN_NONCE_HMAC as c_int;
+
+    // SAFETY: By this function's requirement.
+    let size = unsafe { dc_orig_established_options(ssk, skb, remaining, has_ts, opts) };
+    // SAFETY: As above.
+    let Some(opts) = (unsafe { OutOptions::new(opts) }) else {
+        return size;
+    };
+    let grown = size.saturating_add(OURS - STOCK);
+    if size >= STOCK
+        && opts.suboptions() & DC_MPJ_ACK as u16 != 0
+        && u32::try_from(grown).is_ok_and(|grown| grown <= remaining)
+        && super::wire_is_ready()
+    {
+        opts.mark(OutOptions::OURS);
+        return grown;
+    }
+    size
+}
+
+/// `mptcp_pm_fully_established()`: no address is announced and no subflow opened before the key is there.
+/// `setsockopt(MPTCP_KEY)` catches up on it.
+pub(super) struct PmFullyEstablished;
+
+impl Hook for PmFullyEstablished {
+    const TARGET: &'static CStr = c"mptcp_pm_fully_established";
+
+    fn takes(call: &Call<'_>) -> bool {
+        // SAFETY: The connection, which lives, is the first argument.
+        unsafe { dc_pm_must_wait(call.arg0()) }
+    }
+
+    fn replacement() -> usize {
+        unsafe extern "C" fn wait(_msk: *mut mptcp_sock, _ssk: *const sock) {}
+        wait as usize
+    }
+}
