@@ -282,7 +282,9 @@ pub(crate) fn join_nonces<'a>(
         .flat_map(move |secret| {
             [now, now.wrapping_sub(1)].map(|time| {
                 let key = secret.hash_key();
-                let nonce = syn.flow.join_cookie(key, syn.isn, syn.nonce, syn.token, time);
+                let nonce = syn
+                    .flow
+                    .join_cookie(key, syn.isn, syn.nonce, syn.token, time);
                 nonce.max(1)
             })
         })

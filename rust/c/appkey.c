@@ -34,7 +34,7 @@ struct dc_app {
 	bool			external;	/* MPTCP_ENABLE_APP_KEY */
 	bool			holds_wire;	/* one of dc_wire_users */
 	s8			lowoverhead;	/* MPTCP_LOWOVERHEAD; -1: the namespace's */
-	u64			local_key;	/* key field of the connection that the keys are for */
+	u64			local_key;	/* of the connection that the keys are for */
 	struct dc_app_keys __rcu	*keys;
 };
 

@@ -219,7 +219,8 @@ bool dc_subflow_is_low_overhead(const struct mptcp_subflow_context *subflow)
 /*
  * Without the hooks, a client whose handshake is under way would speak a mix of
  * both protocols. One that waits for the SYN/ACK becomes a standard one, or with
- * external keys one of plain TCP; one that would send another MP_CAPABLE with its first data goes on without.
+ * external keys one of plain TCP; one that would send another MP_CAPABLE with its
+ * first data goes on without.
  */
 static void dc_handshake_settle(struct mptcp_sock *msk)
 {

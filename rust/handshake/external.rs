@@ -76,7 +76,11 @@ struct End {
 /// is no such key.
 fn hmac(msk: *const mptcp_sock, previous: bool, own: End, peer: End) -> Option<[u8; 32]> {
     let (own_key, peer_key) = (KeyField::from_raw(own.key)?, KeyField::from_raw(peer.key)?);
-    sign(msk, previous, &hmac_message(own_key, peer_key, own.nonce, peer.nonce))
+    sign(
+        msk,
+        previous,
+        &hmac_message(own_key, peer_key, own.nonce, peer.nonce),
+    )
 }
 
 fn sign(msk: *const mptcp_sock, previous: bool, message: &[u8]) -> Option<[u8; 32]> {
@@ -84,7 +88,13 @@ fn sign(msk: *const mptcp_sock, previous: bool, message: &[u8]) -> Option<[u8; 3
     // SAFETY: The message and the HMAC have these lengths. Callers hold the connection, or are in an RCU
     // read side that keeps it.
     let signed = unsafe {
-        dc_app_hmac(msk, previous, message.as_ptr(), message.len(), hmac.as_mut_ptr())
+        dc_app_hmac(
+            msk,
+            previous,
+            message.as_ptr(),
+            message.len(),
+            hmac.as_mut_ptr(),
+        )
     };
     signed.then_some(hmac)
 }
@@ -110,7 +120,9 @@ pub(super) fn hmac_of(
         *to = *from;
         length += 1;
     }
-    let signed = buffer.get(..length).and_then(|message| sign(msk, previous, message));
+    let signed = buffer
+        .get(..length)
+        .and_then(|message| sign(msk, previous, message));
     let mut hmac = signed.unwrap_or_else(|| {
         let mut hmac = [0; 32];
         // SAFETY: That many bytes. Any context.
@@ -264,7 +276,11 @@ pub(super) unsafe fn finish_join(ssk: *mut sock, skb: *const sk_buff) {
     let (local_key, remote_key) = (subflow.local_key(), subflow.remote_key());
     let key = match find(packet.options(), Segment::SynAck) {
         Some(MpJoinRepr {
-            body: Body::HmacNonce { hmac: theirs, nonce },
+            body:
+                Body::HmacNonce {
+                    hmac: theirs,
+                    nonce,
+                },
             ..
         }) => [false, true].into_iter().find(|previous| {
             let own = End {
@@ -282,13 +298,12 @@ pub(super) unsafe fn finish_join(ssk: *mut sock, skb: *const sk_buff) {
         }),
         _ => None,
     };
-    let Some(previous) = key else {
-        // The stack finds no MP_JOIN or a wrong HMAC, and resets.
-        netns.count(DC_COUNT_JOIN_SYNACK_BAD);
-        return original();
-    };
-    netns.count(DC_COUNT_JOIN_SYNACK_RX);
-    let hmacs = Hmacs::under(msk, previous, local_key, remote_key);
+    netns.count(match key {
+        Some(_) => DC_COUNT_JOIN_SYNACK_RX,
+        // The stack finds no MP_JOIN or a wrong HMAC, and resets: neither key made it.
+        None => DC_COUNT_JOIN_SYNACK_BAD,
+    });
+    let hmacs = Hmacs::under(msk, key.unwrap_or(true), local_key, remote_key);
     // SAFETY: `original` doesn't sleep; the subflow holds its connection.
     unsafe { with_packet(skb, Some(hmacs), original) }
 }
@@ -357,6 +372,9 @@ impl Hook for PmFullyEstablished {
     }
 
     fn replacement() -> usize {
+        /// # Safety
+        ///
+        /// For the caller of `mptcp_pm_fully_established()`.
         unsafe extern "C" fn wait(_msk: *mut mptcp_sock, _ssk: *const sock) {}
         wait as usize
     }
