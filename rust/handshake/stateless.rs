@@ -59,7 +59,8 @@ unsafe fn answer(listener: *mut sock, skb: *mut sk_buff) -> bool {
     let bh = unsafe { BhDisabled::in_softirq() };
     // SAFETY: By this function's requirement.
     unsafe {
-        Netns::of_listener(listener, true, &bh).is_some_and(|(_, takes)| takes.accept || apps_used())
+        Netns::of_listener(listener, true, &bh)
+            .is_some_and(|(_, takes)| takes.accept || apps_used())
             && dc_answer_stateless(listener, skb)
     }
 }
