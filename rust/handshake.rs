@@ -82,6 +82,7 @@ hook_group! {
     join::SynRecvSock,
     join::HmacSha,
     external::PmFullyEstablished,
+    external::PmAddAddrReceived,
     Getsockopt,
     Setsockopt,
     Destroy,
@@ -117,7 +118,6 @@ pub(crate) fn start() -> Result {
     HOT.resolve()?;
     STATELESS.resolve()?;
     EXTERNAL.resolve()?;
-    external::VERIFIER.resolve()?;
     for range in &REMOTE_KEY_SETTERS {
         range.resolve()?;
     }

@@ -175,12 +175,6 @@ pub(crate) trait Hook {
 
     /// The address of the replacement, a function of the hooked function's own type.
     fn replacement() -> usize;
-
-    /// The same, for a call that was taken.
-    #[inline(always)]
-    fn entry(_call: &Call<'_>) -> usize {
-        Self::replacement()
-    }
 }
 
 /// What a callback does for one hook of its group.
@@ -205,7 +199,7 @@ pub(crate) unsafe fn dispatch<H: Hook>(
     let regs = unsafe { &mut *fregs.cast::<pt_regs>() };
     let call = Call { regs, parent };
     if H::takes(&call) {
-        regs.ip = H::entry(&call);
+        regs.ip = H::replacement();
     }
     true
 }

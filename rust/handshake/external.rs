@@ -38,7 +38,6 @@ use super::join::{
     with_packet,
     Hmacs, //
 };
-use super::Range;
 use crate::bh::BhDisabled;
 use crate::bindings::*;
 use crate::hook::{
@@ -55,15 +54,6 @@ use crate::stack::{
     Packet,
     Subflow, //
 };
-
-/// `mptcp_incoming_options()`, which verifies the HMAC of an ADD_ADDR.
-pub(super) static VERIFIER: Range = Range::new(c"mptcp_incoming_options");
-
-/// Whether a call of `mptcp_crypto_hmac_sha()` that returns to `parent` is to verify what the peer sent.
-/// Joins come here with the keys that [`with_packet`] knows.
-pub(super) fn verifies(parent: usize) -> bool {
-    VERIFIER.contains(parent)
-}
 
 /// One end's half of an HMAC's message.
 #[derive(Clone, Copy)]
@@ -372,10 +362,27 @@ impl Hook for PmFullyEstablished {
     }
 
     fn replacement() -> usize {
-        /// # Safety
-        ///
-        /// For the caller of `mptcp_pm_fully_established()`.
-        unsafe extern "C" fn wait(_msk: *mut mptcp_sock, _ssk: *const sock) {}
+        wait as usize
+    }
+}
+
+/// # Safety
+///
+/// For the callers of functions with two pointers.
+unsafe extern "C" fn wait(_: *mut kernel::ffi::c_void, _: *mut kernel::ffi::c_void) {}
+
+/// `mptcp_pm_add_addr_received()`: nor is an address heeded, which the peer then announces again.
+pub(super) struct PmAddAddrReceived;
+
+impl Hook for PmAddAddrReceived {
+    const TARGET: &'static CStr = c"mptcp_pm_add_addr_received";
+
+    fn takes(call: &Call<'_>) -> bool {
+        // SAFETY: The subflow's socket, which lives and holds its connection, is the first argument.
+        unsafe { Subflow::of(call.arg0()).is_some_and(|subflow| dc_pm_must_wait(subflow.conn())) }
+    }
+
+    fn replacement() -> usize {
         wait as usize
     }
 }

@@ -164,16 +164,8 @@ impl Hook for HmacSha {
             || (apps_used() && (keys.0 | keys.1) & 1 != 0)
     }
 
-    fn entry(call: &Call<'_>) -> usize {
-        if external::verifies(call.parent()) {
-            verify as usize
-        } else {
-            Self::replacement()
-        }
-    }
-
     fn replacement() -> usize {
-        generate as usize
+        hmac_sha as usize
     }
 }
 
@@ -183,33 +175,7 @@ const JOIN_MESSAGE: c_int = 8;
 /// # Safety
 ///
 /// The arguments must be those of `mptcp_crypto_hmac_sha()`.
-unsafe extern "C" fn generate(key1: u64, key2: u64, msg: *mut u8, len: c_int, hmac: *mut [u8; 32]) {
-    // SAFETY: By this function's requirement.
-    unsafe { hmac_sha(key1, key2, msg, len, hmac, (key1, key2)) }
-}
-
-/// # Safety
-///
-/// The arguments must be those of `mptcp_crypto_hmac_sha()`.
-unsafe extern "C" fn verify(key1: u64, key2: u64, msg: *mut u8, len: c_int, hmac: *mut [u8; 32]) {
-    // The peer's key comes first.
-    // SAFETY: By this function's requirement.
-    unsafe { hmac_sha(key1, key2, msg, len, hmac, (key2, key1)) }
-}
-
-/// `mptcp_crypto_hmac_sha()` for this host's end, which has the keys `(local, remote)`.
-///
-/// # Safety
-///
-/// The arguments must be those of `mptcp_crypto_hmac_sha()`.
-unsafe fn hmac_sha(
-    key1: u64,
-    key2: u64,
-    msg: *mut u8,
-    len: c_int,
-    hmac: *mut [u8; 32],
-    (local, remote): (u64, u64),
-) {
+unsafe extern "C" fn hmac_sha(key1: u64, key2: u64, msg: *mut u8, len: c_int, hmac: *mut [u8; 32]) {
     let bh = BhGuard::new();
     let joins = len == JOIN_MESSAGE && has_hmacs((key1, key2));
     let (app, previous) = if joins {
@@ -222,8 +188,19 @@ unsafe fn hmac_sha(
             )
         }
     } else {
+        // The local key comes first where an HMAC is generated, second where it is verified. Which
+        // of them it is matters only where both ends are on this host, and to ADD_ADDR alone.
         // SAFETY: Softirqs are disabled.
-        (unsafe { dc_external_owner(local, remote) }, false)
+        let owner = |local, remote| unsafe { dc_external_owner(local, remote) };
+        let generator = owner(key1, key2);
+        (
+            if generator.is_null() {
+                owner(key2, key1)
+            } else {
+                generator
+            },
+            false,
+        )
     };
     let result = match (app.is_null(), joins) {
         (true, true) => [0; 32],
