@@ -53,7 +53,7 @@ mod secret_tests {
     #[test]
     fn a_pair_is_known_to_the_connection_it_was_issued_to() {
         for port in 1000..1100 {
-            let key = secret::issue(&flow(port), &BhGuard::new());
+            let key = secret::issue(&flow(port), false, &BhGuard::new());
             assert!(key.is_some());
             let Some(key) = key else { return };
             assert!(secret::verify(&flow(port), key, &BhGuard::new()));
@@ -65,7 +65,8 @@ mod secret_tests {
     fn tokens_in_a_row_differ() {
         let mut last = 0;
         for _ in 0..1000 {
-            let token = secret::issue(&flow(1), &BhGuard::new()).map_or(0, |key| key.token().get());
+            let token =
+                secret::issue(&flow(1), false, &BhGuard::new()).map_or(0, |key| key.token().get());
             assert!(token != 0);
             assert!(token != last);
             last = token;
@@ -74,7 +75,7 @@ mod secret_tests {
 
     #[test]
     fn a_pair_outlives_one_new_secret_and_not_two() {
-        let Some(key) = secret::issue(&flow(7), &BhGuard::new()) else {
+        let Some(key) = secret::issue(&flow(7), false, &BhGuard::new()) else {
             assert!(false);
             return;
         };
@@ -83,7 +84,7 @@ mod secret_tests {
         secret::dc_rekey();
         assert!(!secret::verify(&flow(7), key, &BhGuard::new()));
         // The CPU's cursor begins anew.
-        assert!(secret::issue(&flow(7), &BhGuard::new()).is_some());
+        assert!(secret::issue(&flow(7), false, &BhGuard::new()).is_some());
     }
 
     #[test]

@@ -11,7 +11,6 @@
 //!
 //! Each lies in the stack's own field from the beginning, so nothing depends on the module afterwards.
 
-use core::iter::from_fn;
 use core::mem::MaybeUninit;
 use core::num::NonZeroU64;
 
@@ -79,16 +78,16 @@ pub(super) unsafe fn take_syn(
 
     match suboption {
         DC_MPC_SYN => {
-            let mut keys = from_fn(|| secret::standard_key(&flow, &bh)).take(SERVER_TRIES);
             // Without any the stack draws one.
-            let first = keys.next()?;
+            let first = secret::standard_key(&flow, &bh)?;
             // SAFETY: The listener lives, in that namespace.
             unsafe { netns.count_syn(listener, DC_COUNT_KEY_DERIVED) };
             let accept = |key: NonZeroU64| {
                 // SAFETY: The request is being made and nobody else has it.
                 unsafe { dc_request_accept_standard(req, skb, key.get()) }
             };
-            if !accept(first) && !keys.any(accept) {
+            let again = |_| secret::standard_key(&flow, &bh).is_some_and(accept);
+            if !accept(first) && !(1..SERVER_TRIES).any(again) {
                 // SAFETY: The listener lives, in that namespace.
                 unsafe { netns.count_fallback(listener) };
             }
