@@ -294,10 +294,18 @@ static int dc_app_int(sockptr_t optval, unsigned int optlen, int *value)
 	return copy_from_sockptr(value, optval, sizeof(*value)) ? -EFAULT : 0;
 }
 
-/* Not connected, nor on the way, nor listening. Called with the socket's lock held. */
-static bool dc_app_is_fresh(const struct sock *sk)
+/*
+ * The entry of a socket that is neither connected, nor on the way, nor listening;
+ * or an error. Called with the socket's lock held.
+ */
+static struct dc_app *dc_app_get_fresh(struct sock *sk)
 {
-	return sk->sk_state == TCP_CLOSE;
+	struct dc_app *app;
+
+	if (sk->sk_state != TCP_CLOSE)
+		return ERR_PTR(-EISCONN);
+	app = dc_app_get(sk);
+	return app ?: ERR_PTR(-ENOMEM);
 }
 
 static int dc_app_set_external(struct sock *sk, sockptr_t optval, unsigned int optlen)
@@ -321,18 +329,13 @@ static int dc_app_set_external(struct sock *sk, sockptr_t optval, unsigned int o
 	}
 
 	lock_sock(sk);
-	err = -EISCONN;
-	if (!dc_app_is_fresh(sk))
-		goto unlock;
-	err = -ENOMEM;
-	app = dc_app_get(sk);
-	if (!app)
-		goto unlock;
-	err = 0;
-	WRITE_ONCE(app->external, value);
-	if (wire)
-		swap(app->holds_wire, wire);
-unlock:
+	app = dc_app_get_fresh(sk);
+	err = PTR_ERR_OR_ZERO(app);
+	if (!err) {
+		WRITE_ONCE(app->external, value);
+		if (wire)
+			swap(app->holds_wire, wire);
+	}
 	release_sock(sk);
 	/* The socket had one already, or gets none. */
 	if (wire)
@@ -354,16 +357,10 @@ static int dc_app_set_lowoverhead(struct sock *sk, sockptr_t optval, unsigned in
 		return -EPERM;
 
 	lock_sock(sk);
-	err = -EISCONN;
-	if (!dc_app_is_fresh(sk))
-		goto unlock;
-	err = -ENOMEM;
-	app = dc_app_get(sk);
-	if (!app)
-		goto unlock;
-	WRITE_ONCE(app->lowoverhead, value);
-	err = 0;
-unlock:
+	app = dc_app_get_fresh(sk);
+	err = PTR_ERR_OR_ZERO(app);
+	if (!err)
+		WRITE_ONCE(app->lowoverhead, value);
 	release_sock(sk);
 	return err;
 }

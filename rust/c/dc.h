@@ -81,7 +81,6 @@ struct dc_token_bucket {
 	X(mptcp_subflow_request_sock, remote_nonce, mptcp_subflow_request_sock) \
 	X(mptcp_subflow_context, remote_token, mptcp_subflow_context) \
 	X(mptcp_subflow_context, local_id, mptcp_subflow_context) \
-	X(mptcp_subflow_context, local_nonce, mptcp_subflow_context) \
 	X(mptcp_subflow_context, snd_isn, mptcp_subflow_context) \
 	X(mptcp_subflow_context, hmac, mptcp_subflow_context)	\
 	X(mptcp_options_received, join_id, mptcp_options_received) \
@@ -222,7 +221,7 @@ struct dc_cursor {
 	bool	previous;
 } ____cacheline_aligned_in_smp;
 
-/* The fields of an MP_JOIN of ours. Nonces and HMAC are external-key mode's. */
+/* The fields of an MP_JOIN. Low-overhead ones have neither nonce nor HMAC. */
 struct dc_join {
 	u32	token;		/* of the host that is joined */
 	u32	nonce;		/* of the host that joins */
@@ -251,17 +250,10 @@ struct dc_join_request {
 	struct mptcp_sock	*msk;
 };
 
-/* The nonces of a standard MP_JOIN: the client's and the server's. */
-struct dc_nonces {
-	u32	remote;
-	u32	local;
-};
-
 /* The handshake option that a SYN has by RFC 8684. */
 struct dc_standard_syn {
 	u16		suboption;	/* OPTION_MPTCP_MPC_SYN, OPTION_MPTCP_MPJ_SYN or 0 */
-	struct dc_join	join;		/* the rest: of an MP_JOIN */
-	u32		nonce;
+	struct dc_join	join;		/* of an MP_JOIN */
 };
 
 /*
@@ -317,7 +309,6 @@ int dc_orig_token_new_connect(struct sock *ssk);
 int dc_orig_v4_conn_request(struct sock *sk, struct sk_buff *skb);
 int dc_orig_v6_conn_request(struct sock *sk, struct sk_buff *skb);
 void dc_orig_key_sha(u64 key, u32 *token, u64 *idsn);
-void dc_orig_hmac_sha(u64 key1, u64 key2, u8 *msg, int len, void *hmac);
 struct sock *dc_orig_syn_recv_sock(const struct sock *listener, struct sk_buff *skb,
 				   struct request_sock *req, struct dst_entry *dst,
 				   struct request_sock *req_unhash, bool *own_req,
@@ -401,7 +392,7 @@ void dc_handshakes_settle(void);
 
 /* join.c: MP_JOIN, mostly without HMAC */
 int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
-		const struct dc_join *join, const struct dc_nonces *nonces);
+		const struct dc_join *join, u32 standard_nonce);
 int dc_join_cookie_ack(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
 		       const struct dc_join *join);
 void dc_join_answer(struct request_sock *req, u32 nonce, u64 thmac);

@@ -105,28 +105,26 @@ static void dc_join_set(struct mptcp_subflow_request_sock *subflow_req, u32 ssn_
 }
 
 /* subflow_req_create_thmac(), with a nonce that is given */
-static void dc_join_sign(struct mptcp_subflow_request_sock *subflow_req,
-			 const struct dc_nonces *nonces)
+static void dc_join_sign(struct mptcp_subflow_request_sock *subflow_req, u32 nonce)
 {
 	const struct mptcp_sock *msk = subflow_req->msk;
 	u8 hmac[SHA256_DIGEST_SIZE];
 	u8 msg[8];
 
-	subflow_req->remote_nonce = nonces->remote;
-	subflow_req->local_nonce = nonces->local;
-	put_unaligned_be32(nonces->local, &msg[0]);
-	put_unaligned_be32(nonces->remote, &msg[4]);
+	subflow_req->local_nonce = nonce;
+	put_unaligned_be32(nonce, &msg[0]);
+	put_unaligned_be32(subflow_req->remote_nonce, &msg[4]);
 	dc_orig_hmac_sha(READ_ONCE(msk->local_key), READ_ONCE(msk->remote_key), msg, sizeof(msg),
 			 hmac);
 	subflow_req->thmac = get_unaligned_be64(hmac);
 }
 
 /*
- * A SYN with MP_JOIN: a standard one if there are @nonces, else one of ours.
+ * A SYN with MP_JOIN: a standard one with this nonce, or with 0 one of ours.
  * Returns 0, or -EPERM for a reset. With external keys dc_join_answer() follows.
  */
 int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
-		const struct dc_join *join, const struct dc_nonces *nonces)
+		const struct dc_join *join, u32 standard_nonce)
 {
 	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
 	struct net *net = sock_net(listener);
@@ -136,11 +134,11 @@ int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk
 	if (join->backup)
 		MPTCP_INC_STATS(net, MPTCP_MIB_JOINSYNBACKUPRX);
 
-	msk = nonces ? mptcp_token_get_sock(net, join->token) :
-		       dc_join_get(net, join->token, join->external);
+	msk = standard_nonce ? mptcp_token_get_sock(net, join->token) :
+			       dc_join_get(net, join->token, join->external);
 	if (!msk) {
 		MPTCP_INC_STATS(net, MPTCP_MIB_JOINNOTOKEN);
-		if (!nonces)
+		if (!standard_nonce)
 			dc_count(dc_netns_of(net), DC_COUNT_JOIN_NO_TOKEN);
 		return dc_join_refuse(skb, MPTCP_RST_EMPTCP);
 	}
@@ -157,14 +155,14 @@ int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk
 		}
 		MPTCP_INC_STATS(net, MPTCP_MIB_JOINPORTSYNRX);
 	}
-	if (nonces)
-		dc_join_sign(subflow_req, nonces);
+	if (standard_nonce)
+		dc_join_sign(subflow_req, standard_nonce);
 	if (req->syncookie) {
 		if (!dc_join_allowed(msk)) {
 			MPTCP_INC_STATS(net, MPTCP_MIB_JOINREJECTED);
 			return dc_join_refuse(skb, MPTCP_RST_EPROHIBIT);
 		}
-		if (nonces)
+		if (standard_nonce)
 			dc_cookie_join_save(subflow_req, skb);
 	}
 	return 0;

@@ -89,7 +89,7 @@ void dc_parse_standard_syn(const struct sk_buff *skb, struct dc_standard_syn *sy
 		syn->join.token = mp_opt.token;
 		syn->join.address_id = mp_opt.join_id;
 		syn->join.backup = mp_opt.backup;
-		syn->nonce = mp_opt.nonce;
+		syn->join.nonce = mp_opt.nonce;
 	}
 }
 

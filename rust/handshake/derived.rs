@@ -96,13 +96,10 @@ pub(super) unsafe fn take_syn(
         DC_MPJ_SYN => {
             // SAFETY: An MP_JOIN was found by `dc_parse_standard_syn`, which filled it.
             let syn = unsafe { syn.assume_init_ref() };
-            let nonces = dc_nonces {
-                remote: syn.nonce,
-                local: secret::join_nonce(&flow, packet.seq(), &bh)?.get(),
-            };
+            let nonce = secret::join_nonce(&flow, packet.seq(), &bh)?.get();
             netns.count(DC_COUNT_NONCE_DERIVED);
             // SAFETY: By this function's requirement.
-            Some(unsafe { dc_join_syn(req, listener, skb, &syn.join, &nonces) })
+            Some(unsafe { dc_join_syn(req, listener, skb, &syn.join, nonce) })
         }
         _ => None,
     }

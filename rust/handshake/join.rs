@@ -306,7 +306,7 @@ pub(super) unsafe fn take_syn(
     }
     netns.count(DC_COUNT_JOIN_SYN_RX);
     // SAFETY: By this function's requirement.
-    let verdict = unsafe { dc_join_syn(req, listener, skb, &join, null()) };
+    let verdict = unsafe { dc_join_syn(req, listener, skb, &join, 0) };
     if join.external && verdict == 0 {
         // SAFETY: By this function's requirement; the request is a join now.
         return unsafe { external::answer(req, skb, netns, bh) };
