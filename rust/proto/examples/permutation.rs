@@ -112,7 +112,7 @@ fn work(cipher: &TokenCipher, next: &AtomicU32) -> Tally {
             return tally;
         }
         for low in 0..1 << CHUNK_BITS {
-            let counter = Counter(chunk << CHUNK_BITS | low);
+            let counter = Counter((chunk << CHUNK_BITS) | low);
             match cipher.seal(counter) {
                 None => tally.skipped += 1,
                 Some(token) if cipher.open(token) == counter => tally.led_back += 1,

@@ -37,7 +37,7 @@ impl KeyField {
     /// wire it is big endian.
     #[inline]
     pub const fn raw(self) -> u64 {
-        (self.token.get() as u64) << 32 | self.random as u64
+        ((self.token.get() as u64) << 32) | self.random as u64
     }
 
     /// The token.
@@ -129,9 +129,9 @@ mod tests {
             let (token, idsn) = (key.token().get(), key.idsn().0);
             prop_assert_eq!(key.raw(), raw);
             prop_assert!(is_low_overhead(token, raw, idsn));
-            prop_assert!(!is_low_overhead(token, raw, idsn ^ 1 << flip));
-            prop_assert!(!is_low_overhead(token, raw ^ 1 << flip, idsn));
-            prop_assert!(!is_low_overhead(token ^ 1 << (flip / 2), raw, idsn));
+            prop_assert!(!is_low_overhead(token, raw, idsn ^ (1 << flip)));
+            prop_assert!(!is_low_overhead(token, raw ^ (1 << flip), idsn));
+            prop_assert!(!is_low_overhead(token ^ (1 << (flip / 2)), raw, idsn));
         }
     }
 }

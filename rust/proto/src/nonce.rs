@@ -76,7 +76,7 @@ fn ports(local: [u8; 2], remote: [u8; 2]) -> u32 {
 /// Two 32-bit numbers in the order of their bytes, little endian.
 #[inline]
 fn pair(first: u32, second: u32) -> u64 {
-    u64::from(second) << 32 | u64::from(first)
+    (u64::from(second) << 32) | u64::from(first)
 }
 
 impl Flow {
@@ -165,7 +165,7 @@ impl Flow {
 
     #[inline]
     fn tail(&self, purpose: Purpose) -> Tail {
-        Tail::seven(self.netns << 8 | purpose as u64)
+        Tail::seven((self.netns << 8) | purpose as u64)
     }
 }
 

@@ -140,7 +140,7 @@ mod tests {
                 prop_assert_eq!(secret.verify(&flow(1, port ^ 1), key), None);
                 prop_assert_eq!(secret.verify(&flow(2, port), key), None);
                 prop_assert_eq!(super::tests::secret(2).verify(&flow_, key), None);
-                if let Some(forged) = KeyField::from_raw(key.raw() ^ 1 << flip) {
+                if let Some(forged) = KeyField::from_raw(key.raw() ^ (1 << flip)) {
                     prop_assert_eq!(secret.verify(&flow_, forged), None);
                 }
             }

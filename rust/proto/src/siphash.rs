@@ -79,7 +79,7 @@ impl HashKey {
         for word in words {
             state.absorb(word);
         }
-        state.absorb(tail.word | bytes << 56);
+        state.absorb(tail.word | (bytes << 56));
         state.finish()
     }
 }

@@ -84,7 +84,7 @@ fn words(number: u32) -> [u16; 2] {
 /// The number of two cipher words.
 #[inline]
 fn number(a: u16, b: u16) -> u32 {
-    u32::from(b) << 16 | u32::from(a)
+    (u32::from(b) << 16) | u32::from(a)
 }
 
 /// How the 2^32 counters are dealt out to CPUs: equal slices, each owned by one CPU.

@@ -204,11 +204,11 @@ const ENDS4: [End<4>; 2] = [
 /// `[2001:db8::1]:8080` and `[2001:db8::2]:49153`.
 const ENDS6: [End<16>; 2] = [
     End {
-        addr: (0x2001_0db8_u128 << 96 | 1).to_be_bytes(),
+        addr: ((0x2001_0db8_u128 << 96) | 1).to_be_bytes(),
         port: 8080_u16.to_be_bytes(),
     },
     End {
-        addr: (0x2001_0db8_u128 << 96 | 2).to_be_bytes(),
+        addr: ((0x2001_0db8_u128 << 96) | 2).to_be_bytes(),
         port: 49153_u16.to_be_bytes(),
     },
 ];

@@ -75,7 +75,7 @@ fn nearly_an_option() -> impl Strategy<Value = Vec<u8>> {
     let rest = proptest::collection::vec(any::<u8>(), 0..=24);
     (lengths, versions, subtypes, flags, rest).prop_map(
         |(length, version, subtype, flags, mut rest)| {
-            let mut bytes = vec![30, length, subtype << 4 | version, flags];
+            let mut bytes = vec![30, length, (subtype << 4) | version, flags];
             rest.resize(usize::from(length.clamp(4, 28)) - 4, 0);
             bytes.extend(rest);
             bytes

@@ -76,11 +76,11 @@ impl Ladder {
     /// A line between the lifelines.
     pub fn row(&self, spans: &[Span]) {
         let width: usize = spans.iter().map(|Span(_, text)| text.chars().count()).sum();
-        let text: String = spans
-            .iter()
-            .map(|Span(style, text)| format!("{style}{text}{style:#}"))
-            .collect();
-        println!("    │{text}{}│", " ".repeat(GAP.saturating_sub(width)));
+        print!("    │");
+        for Span(style, text) in spans {
+            print!("{style}{text}{style:#}");
+        }
+        println!("{}│", " ".repeat(GAP.saturating_sub(width)));
     }
 
     /// What a host does, at its lifeline.

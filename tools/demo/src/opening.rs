@@ -137,7 +137,7 @@ impl Joining {
 /// Token and initial data sequence number of a key in standard MPTCP (RFC 8684, section 3.1).
 pub fn standard_token_and_idsn(key: u64) -> (u32, u64) {
     let hash: [u8; 32] = Sha256::digest(key.to_be_bytes()).into();
-    let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |n, byte| (n << 8) | u64::from(*byte));
     (number(&hash[..4]) as u32, number(&hash[24..]))
 }
 

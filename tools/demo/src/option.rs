@@ -277,7 +277,7 @@ pub fn dss(tcp_options: &[u8]) -> Option<Dss> {
         let (head, tail) = rest.split_at_checked(if wide { 8 } else { 4 })?;
         rest = tail;
         Some(Shortened {
-            value: head.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)),
+            value: head.iter().fold(0, |n, byte| (n << 8) | u64::from(*byte)),
             bits: if wide { 64 } else { 32 },
         })
     };
@@ -304,7 +304,7 @@ pub fn dss(tcp_options: &[u8]) -> Option<Dss> {
 /// Every field of a data sequence signal, checksum aside, in the order of the wire.
 pub fn dss_fields(dss: &Dss) -> Vec<Field> {
     let [kind, length, third, flags] = dss.head;
-    let bit = |at: u32| flags >> at & 1;
+    let bit = |at: u32| (flags >> at) & 1;
     let mut fields = vec![
         Field::new(hex(&[kind]), "kind", kind.to_string()),
         Field::new(hex(&[length]), "length", length.to_string()),

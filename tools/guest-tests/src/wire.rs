@@ -146,11 +146,12 @@ impl std::fmt::Display for Segment {
 
 /// The first segments as text.
 pub fn list(segments: &[Segment]) -> String {
-    segments
+    let lines: Vec<_> = segments
         .iter()
         .take(20)
         .map(|s| format!("  {s}\n"))
-        .collect()
+        .collect();
+    lines.concat()
 }
 
 /// An address as it stands on the wire: IPv4 where a socket sees it mapped into IPv6, and no scope.
@@ -167,7 +168,7 @@ fn be32(bytes: &[u8]) -> u32 {
 }
 
 fn be64(bytes: &[u8]) -> u64 {
-    u64::from(be32(bytes)) << 32 | u64::from(be32(&bytes[4..]))
+    (u64::from(be32(bytes)) << 32) | u64::from(be32(&bytes[4..]))
 }
 
 fn split_options(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
@@ -251,7 +252,7 @@ impl Dss {
             rest = tail;
             Ok(field
                 .iter()
-                .fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+                .fold(0, |sum, byte| (sum << 8) | u64::from(*byte)))
         };
         let data_ack = match flags & 0x03 {
             0x01 => Some(take(4)?),
@@ -312,7 +313,7 @@ pub fn mp_capable(version: u8, flags: u8, body: &[u8]) -> Vec<u8> {
     let mut option = vec![
         MPTCP,
         (4 + body.len()) as u8,
-        MP_CAPABLE << 4 | version,
+        (MP_CAPABLE << 4) | version,
         flags,
     ];
     option.extend_from_slice(body);
@@ -367,7 +368,7 @@ fn internet_checksum(parts: &[&[u8]]) -> u16 {
     let mut sum: u32 = 0;
     for part in parts {
         for pair in part.chunks(2) {
-            sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+            sum += (u32::from(pair[0]) << 8) | u32::from(*pair.get(1).unwrap_or(&0));
             sum = (sum & 0xffff) + (sum >> 16);
         }
     }

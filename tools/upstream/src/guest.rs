@@ -77,8 +77,8 @@ pub fn run(setup: Setup, tests: &[Test]) -> Result<u8> {
         if setup.has_module() {
             command.env(ip::COUNTERS, &counters);
         }
-        if let Some(value) = setup.lowoverhead() {
-            command.env(ip::LOWOVERHEAD, value.to_string());
+        if let Some(setting) = setup.sysctl() {
+            command.env(ip::SYSCTL, setting);
         }
         Event::Begin.tell();
         let start = Instant::now();

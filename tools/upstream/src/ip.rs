@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ip` as the selftests call it: iproute2's, but a new network namespace gets the setup's `lowoverhead`, and the
+//! `ip` as the selftests call it: iproute2's, but a new network namespace gets the setup's sysctl, and the
 //! counters of one that goes are kept. So the scripts stay as the kernel has them.
 
 use std::env;
@@ -15,8 +15,8 @@ use anyhow::{ensure, Context, Result};
 /// iproute2's.
 const IP: &str = "/usr/sbin/ip";
 
-/// Environment: `net.mptcp_dc.lowoverhead` of new namespaces.
-pub const LOWOVERHEAD: &str = "UPSTREAM_LOWOVERHEAD";
+/// Environment: what sysctl(8) sets in new namespaces.
+pub const SYSCTL: &str = "UPSTREAM_SYSCTL";
 /// Environment: the file that the counters of namespaces that go are added to, as /proc/net/mptcp_dc has them.
 pub const COUNTERS: &str = "UPSTREAM_COUNTERS";
 
@@ -24,9 +24,7 @@ pub fn main(args: Vec<OsString>) -> Result<u8> {
     match args.as_slice() {
         [netns, add, name] if netns == "netns" && add == "add" => {
             let status = Command::new(IP).args(&args).status().context(IP)?;
-            if let (true, Some(value)) = (status.success(), env::var_os(LOWOVERHEAD)) {
-                let mut setting = OsString::from("net.mptcp_dc.lowoverhead=");
-                setting.push(value);
+            if let (true, Some(setting)) = (status.success(), env::var_os(SYSCTL)) {
                 let output = inside(name, &["sysctl".as_ref(), "-qw".as_ref(), &setting])?;
                 ensure!(output.status.success(), "sysctl {setting:?}: {output:?}");
             }

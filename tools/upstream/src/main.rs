@@ -32,13 +32,13 @@ const HELP: &str = "\
 Usage: scripts/upstream [OPTION]...
 
 Runs the MPTCP selftests of the kernel's source on Debian's kernel: without the module, with the module loaded
-and idle, and with net.mptcp_dc.lowoverhead=2 in every network namespace that they make. Each subtest must have
-the same verdict every time. Prints TAP, a line for each script in each setup; any difference fails.
+and idle, and with derived_nonces=1 and then lowoverhead=2 in every network namespace that they make. Each subtest
+must have the same verdict every time. Prints TAP, a line for each script in each setup; any difference fails.
 
   --full           every script that the module must not disturb, with larger transfers
   --test='SCRIPT [ARGUMENT]...'
                    only this, of all that --list shows; may be repeated
-  --setup=NAME     only stock and this one, idle or offer
+  --setup=NAME     only stock and this one, idle, derived or offer; may be repeated
   --jobs=N         guests at a time (default: a CPU for each)
   --logs=DIR       where the scripts' output goes (default: logs/upstream of the cache)
   --list           the scripts, with the arguments of a full run

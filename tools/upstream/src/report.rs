@@ -11,9 +11,6 @@ use anyhow::Result;
 use crate::suite::{Exception, Setup, Test};
 use crate::tap::{Results, Subtest, Verdict};
 
-/// The counter that says how many low-overhead handshakes a client saw answered in kind.
-const HANDSHAKES: &str = "MPCapableSYNACKRX";
-
 /// What became of a script.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -32,13 +29,6 @@ pub struct Session {
     pub counters: BTreeMap<String, u64>,
     /// The exit status of scripts/vm.
     pub vm: i32,
-}
-
-impl Session {
-    /// `None`: nothing was counted.
-    fn handshakes(&self) -> Option<u64> {
-        self.counters.get(HANDSHAKES).copied()
-    }
 }
 
 /// Points of a report on these setups.
@@ -101,26 +91,30 @@ impl<W: Write> Report<W> {
             &faults,
         )?;
         if setup.has_module() {
-            self.handshakes(setup, session.handshakes())?;
+            self.counters(setup, &session.counters)?;
         }
         Ok(())
     }
 
-    /// An idle module makes no low-overhead handshake; an offering one makes some, or it was not tested.
-    fn handshakes(&mut self, setup: Setup, count: Option<u64>) -> Result<()> {
-        let offered = setup.lowoverhead().is_some();
-        let text = if offered {
-            "low-overhead handshakes were made"
-        } else {
-            "no low-overhead handshake was made"
-        };
-        let fault = match count {
-            Some(count) if (count > 0) == offered => None,
-            Some(count) => Some(format!("{count} were made")),
-            None => Some("no namespace was counted".to_owned()),
-        };
-        self.point(&format!("{setup}: {text}"), fault.as_slice())?;
-        self.notes(&[format!("{} handshakes", count.unwrap_or_default())])
+    /// The module does what the setup is for, or that was not tested, and nothing else.
+    fn counters(&mut self, setup: Setup, counters: &BTreeMap<String, u64>) -> Result<()> {
+        let mut faults = Vec::new();
+        let mut notes = Vec::new();
+        for (owner, name) in Setup::ALL
+            .into_iter()
+            .filter_map(|s| Some((s, s.counter()?)))
+        {
+            match counters.get(name) {
+                Some(&count) if (count > 0) == (owner == setup) => {
+                    notes.push(format!("{name} {count}"));
+                }
+                Some(count) => faults.push(format!("{name} is {count}")),
+                None => faults.push(format!("{name} was not counted")),
+            }
+        }
+        let text = "the module did what the setup is for";
+        self.point(&format!("{setup}: {text}"), &faults)?;
+        self.notes(&notes)
     }
 
     fn point(&mut self, text: &str, faults: &[String]) -> Result<()> {
@@ -360,21 +354,27 @@ mod tests {
 
     #[test]
     fn a_setup_that_does_not_what_it_is_for_fails() {
-        let failed = |setup, count: Option<u64>| {
+        let failed = |setup, counts: &[(&str, u64)]| {
             let mut session = Session::default();
-            session
-                .counters
-                .extend(count.map(|count| (HANDSHAKES.to_owned(), count)));
+            let counters = counts.iter().map(|&(name, n)| (name.to_owned(), n));
+            session.counters.extend(counters);
             let mut report = Report::new(Vec::new(), points(&[setup], &[])).unwrap();
             let none = Session::default();
             report.session(setup, &[], &session, &none, &[]).unwrap();
             report.finish().unwrap()
         };
-        assert_eq!(failed(Setup::Offer, Some(3)), 0);
-        assert_eq!(failed(Setup::Offer, Some(0)), 1);
-        assert_eq!(failed(Setup::Idle, Some(0)), 0);
-        assert_eq!(failed(Setup::Idle, Some(3)), 1);
-        assert_eq!(failed(Setup::Idle, None), 1);
+        let names: Vec<_> = Setup::ALL.into_iter().filter_map(Setup::counter).collect();
+        let [derived, offer] = names[..] else {
+            panic!("{names:?}")
+        };
+        assert_eq!(failed(Setup::Offer, &[(derived, 0), (offer, 3)]), 0);
+        assert_eq!(failed(Setup::Offer, &[(derived, 0), (offer, 0)]), 1);
+        assert_eq!(failed(Setup::Offer, &[(derived, 1), (offer, 3)]), 1);
+        assert_eq!(failed(Setup::Derived, &[(derived, 1), (offer, 0)]), 0);
+        assert_eq!(failed(Setup::Derived, &[(derived, 0), (offer, 0)]), 1);
+        assert_eq!(failed(Setup::Idle, &[(derived, 0), (offer, 0)]), 0);
+        assert_eq!(failed(Setup::Idle, &[(derived, 0), (offer, 3)]), 1);
+        assert_eq!(failed(Setup::Idle, &[]), 1);
     }
 
     #[test]

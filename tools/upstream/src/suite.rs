@@ -13,17 +13,32 @@ pub enum Setup {
     Stock,
     /// The module loaded, every namespace at its default, `lowoverhead=0`.
     Idle,
+    /// The module loaded, every namespace that a script makes at `derived_nonces=1`.
+    Derived,
     /// The module loaded, every namespace that a script makes at `lowoverhead=2`.
     Offer,
 }
 
 impl Setup {
     /// In the order in which they run.
-    pub const ALL: [Self; 3] = [Self::Stock, Self::Idle, Self::Offer];
+    pub const ALL: [Self; 4] = [Self::Stock, Self::Idle, Self::Derived, Self::Offer];
 
-    /// `net.mptcp_dc.lowoverhead` of new namespaces, if not the default.
-    pub fn lowoverhead(self) -> Option<u8> {
-        (self == Self::Offer).then_some(2)
+    /// The sysctl of new namespaces that isn't at its default.
+    pub fn sysctl(self) -> Option<&'static str> {
+        match self {
+            Self::Stock | Self::Idle => None,
+            Self::Derived => Some("net.mptcp_dc.derived_nonces=1"),
+            Self::Offer => Some("net.mptcp_dc.lowoverhead=2"),
+        }
+    }
+
+    /// The counter that moves in this setup and in no other.
+    pub fn counter(self) -> Option<&'static str> {
+        match self {
+            Self::Stock | Self::Idle => None,
+            Self::Derived => Some("KeyDerived"),
+            Self::Offer => Some("MPCapableSYNACKRX"),
+        }
     }
 
     pub fn has_module(self) -> bool {
@@ -36,6 +51,7 @@ impl fmt::Display for Setup {
         f.write_str(match self {
             Self::Stock => "stock",
             Self::Idle => "idle",
+            Self::Derived => "derived",
             Self::Offer => "offer",
         })
     }
@@ -48,7 +64,7 @@ impl FromStr for Setup {
         Self::ALL
             .into_iter()
             .find(|setup| setup.to_string() == name)
-            .ok_or_else(|| "a setup is stock, idle or offer".into())
+            .ok_or_else(|| "a setup is stock, idle, derived or offer".into())
     }
 }
 

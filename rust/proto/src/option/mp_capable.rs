@@ -346,7 +346,7 @@ impl MpCapableRepr {
 
         let mut out = Writer::new(buffer, length)?;
         let flags = Flags::new(segment, self.features);
-        let version = subtype::MP_CAPABLE << 4 | DC_VERSION;
+        let version = (subtype::MP_CAPABLE << 4) | DC_VERSION;
         out.put([KIND, length as u8, version, flags.0])?;
         match self.body {
             Body::Compact => {}
@@ -384,7 +384,7 @@ pub fn restamp(
     let [KIND, _, version, flags] = start else {
         return None;
     };
-    if *version != subtype::MP_CAPABLE << 4 | RFC_VERSION {
+    if *version != (subtype::MP_CAPABLE << 4) | RFC_VERSION {
         return None;
     }
     let features = Features {
@@ -392,7 +392,7 @@ pub fn restamp(
         external,
         deny_join: Flags(*flags).has(Flags::DENY_JOIN),
     };
-    *version = subtype::MP_CAPABLE << 4 | DC_VERSION;
+    *version = (subtype::MP_CAPABLE << 4) | DC_VERSION;
     *flags = Flags::new(segment, features).0;
     Some(features)
 }

@@ -161,7 +161,7 @@ impl MpJoinRepr {
     pub fn emit(&self, buffer: &mut [u8]) -> Result<usize, Error> {
         let length = self.buffer_len();
         let mut out = Writer::new(buffer, length)?;
-        let third = subtype::MP_JOIN << 4 | if self.backup { BACKUP } else { 0 };
+        let third = (subtype::MP_JOIN << 4) | if self.backup { BACKUP } else { 0 };
         out.put([KIND, length as u8, third, self.address_id])?;
         match self.body {
             Body::Empty => {}
@@ -226,8 +226,8 @@ pub fn hmac_message(
     own_nonce: u32,
     peer_nonce: u32,
 ) -> [u8; HMAC_MESSAGE_LEN] {
-    let keys = u128::from(own.raw()) << 64 | u128::from(peer.raw());
-    let nonces = u64::from(own_nonce) << 32 | u64::from(peer_nonce);
+    let keys = (u128::from(own.raw()) << 64) | u128::from(peer.raw());
+    let nonces = (u64::from(own_nonce) << 32) | u64::from(peer_nonce);
     let mut message = [0; HMAC_MESSAGE_LEN];
     if let Some((head, tail)) = message.split_first_chunk_mut() {
         *head = keys.to_be_bytes();

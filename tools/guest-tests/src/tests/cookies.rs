@@ -83,7 +83,7 @@ fn run(cookies: u8, echo: Echo) -> Result<()> {
             Echo::Random => 0x5851_f42d_4c95_7f2d,
             Echo::OtherConnection => pair_of(&other)?,
             Echo::WrongRandom => right ^ 1,
-            Echo::WrongToken => right ^ 1 << 63,
+            Echo::WrongToken => right ^ (1 << 63),
             Echo::ZeroToken => right & 0xffff_ffff,
         };
         let before = pair.server.counters()?;

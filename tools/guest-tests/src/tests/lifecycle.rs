@@ -363,13 +363,10 @@ fn load_cycles(cycles: usize) -> Result<String> {
         errors.extend(cycles.err());
         match errors.as_slice() {
             [] => Ok(()),
-            errors => bail!(
-                "{}",
-                errors
-                    .iter()
-                    .map(|e| format!("{e:#}\n"))
-                    .collect::<String>()
-            ),
+            errors => {
+                let lines: Vec<_> = errors.iter().map(|e| format!("{e:#}")).collect();
+                bail!("{}", lines.join("\n"))
+            }
         }
     });
     kernel::load()?;
