@@ -9,7 +9,6 @@ mod flood;
 mod frame;
 mod measure;
 mod net;
-mod report;
 mod syn;
 mod table;
 
@@ -20,6 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{bail, Context, Result};
+use bench::report;
 use lexopt::prelude::*;
 
 use measure::Amount;

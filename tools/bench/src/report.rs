@@ -7,7 +7,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::thread::available_parallelism;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::chart::number;
 
 /// A run of one benchmark.
 #[derive(Serialize, Deserialize)]
@@ -19,6 +21,7 @@ pub struct Report {
     /// Where it ran, by what command: whatever tells two runs apart.
     pub environment: BTreeMap<String, String>,
     /// In the order of measurement.
+    #[serde(serialize_with = "with_statistics")]
     pub cases: Vec<Case>,
     /// Names of all that missed its target.
     pub missed: Vec<String>,
@@ -92,6 +95,27 @@ impl Case {
             width => width / self.figure() * 100.0,
         }
     }
+}
+
+/// Writes cases with what follows from their rounds, for those who read them elsewhere.
+fn with_statistics<S: Serializer>(cases: &[Case], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Written<'a> {
+        #[serde(flatten)]
+        case: &'a Case,
+        median: f64,
+        min: f64,
+        max: f64,
+        /// Percent.
+        spread: f64,
+    }
+    serializer.collect_seq(cases.iter().map(|case| Written {
+        case,
+        median: case.figure(),
+        min: case.min(),
+        max: case.max(),
+        spread: case.spread(),
+    }))
 }
 
 /// The middle value.
@@ -170,26 +194,30 @@ impl Report {
             .collect();
     }
 
-    /// The table, in Markdown.
-    pub fn table(&self) -> String {
-        let mut text = format!(
-            "{}: {}\n\n| module | case | figure | spread | mean | frames | compared with | difference | target |\n\
-             |---|---|---:|---:|---:|---:|---|---:|---|\n",
-            self.bench, self.unit
-        );
+    /// Head and rows of the table.
+    fn rows(&self) -> Vec<[String; 8]> {
+        let head = [
+            "module",
+            "case",
+            "figure",
+            "spread",
+            "mean",
+            "frames",
+            "difference to",
+            "target",
+        ];
+        let mut rows = vec![head.map(str::to_owned)];
         for case in &self.cases {
             let against = match &case.against {
-                Some((module, what)) if *module == case.module => what.clone(),
-                Some((module, what)) if *what == case.what => module.clone(),
-                Some((module, what)) => format!("{module}: {what}"),
+                Some((module, what)) if *module == case.module => format!("{what}: "),
+                Some((module, what)) if *what == case.what => format!("{module}: "),
+                Some((module, what)) => format!("{module}, {what}: "),
                 None => String::new(),
             };
-            let difference = self
-                .difference(case)
-                .map_or(String::new(), |(more, percent)| {
-                    format!("{more:+.0} ({percent:+.2} %)")
-                });
-            let frames = case.frames.map_or(String::new(), |n| format!("{n:.2}"));
+            let difference = match self.difference(case) {
+                Some((more, percent)) => format!("{against}{more:+.0} ({percent:+.2} %)"),
+                None => String::new(),
+            };
             let name = format!("{}: {}", case.module, case.what);
             let verdict = if self.missed.contains(&name) {
                 "MISSED"
@@ -198,27 +226,73 @@ impl Report {
             };
             let target = match case.limit {
                 None => String::new(),
-                Some(Limit::Mean(most)) => format!("mean ≤ {most:.0}: {verdict}"),
-                Some(Limit::Most(most)) => format!("≤ {most:.0}: {verdict}"),
-                Some(Limit::Least(least)) => format!("≥ {least:.0}: {verdict}"),
+                Some(Limit::Mean(most)) => format!("mean ≤ {}: {verdict}", number(most)),
+                Some(Limit::Most(most)) => format!("≤ {}: {verdict}", number(most)),
+                Some(Limit::Least(least)) => format!("≥ {}: {verdict}", number(least)),
                 Some(Limit::More(most)) => format!("≤ {most:+.0}: {verdict}"),
                 Some(Limit::Percent(most)) => format!("≤ {most:+} %: {verdict}"),
             };
+            rows.push([
+                case.module.clone(),
+                case.what.clone(),
+                number(case.figure()),
+                format!("{:.2} %", case.spread()),
+                number(case.mean),
+                case.frames.map_or(String::new(), |n| format!("{n:.2}")),
+                difference,
+                target,
+            ]);
+        }
+        rows
+    }
+
+    /// The table, in Markdown.
+    pub fn table(&self) -> String {
+        let mut text = format!("{}: {}\n\n", self.bench, self.unit);
+        for (at, row) in self.rows().iter().enumerate() {
             // Writing to a String can't fail.
-            let _ = writeln!(
-                text,
-                "| {} | {} | {:.0} | {:.2} % | {:.0} | {frames} | {against} | {difference} | {target} |",
-                case.module,
-                case.what,
-                case.figure(),
-                case.spread(),
-                case.mean,
-            );
+            let _ = writeln!(text, "| {} |", row.join(" | "));
+            if at == 0 {
+                text.push_str("|---|---|---:|---:|---:|---:|---|---|\n");
+            }
         }
         text.push('\n');
         for (name, value) in &self.environment {
             let _ = writeln!(text, "- {name}: {value}");
         }
+        text
+    }
+
+    /// A section of a document, in reStructuredText: the table, without columns that are empty, and where it was measured.
+    pub fn section(&self) -> String {
+        let rows = self.rows();
+        let kept: Vec<usize> = (0..rows.first().map_or(0, |row| row.len()))
+            .filter(|&column| rows.iter().skip(1).any(|row| !row[column].is_empty()))
+            .collect();
+        let line = |row: &[String; 8]| {
+            let cells: Vec<_> = kept
+                .iter()
+                .map(|&column| format!("\"{}\"", row[column].replace('"', "\"\"")))
+                .collect();
+            cells.join(", ")
+        };
+        let mut text = format!(
+            "{0}\n{1}\n\n.. csv-table:: {2}\n",
+            self.bench,
+            "=".repeat(self.bench.len()),
+            self.unit
+        );
+        for (at, row) in rows.iter().enumerate() {
+            let _ = match at {
+                0 => writeln!(text, "   :header: {}\n", line(row)),
+                _ => writeln!(text, "   {}", line(row)),
+            };
+        }
+        text.push('\n');
+        for (name, value) in &self.environment {
+            let _ = writeln!(text, ":{name}: ``{value}``");
+        }
+        text.push('\n');
         text
     }
 }
@@ -292,6 +366,31 @@ mod tests {
         assert!(
             table.contains("+100 (+100.00 %) | ≤ +1 %: MISSED |"),
             "{table}"
+        );
+    }
+
+    #[test]
+    fn a_result_can_be_read_again_and_has_its_statistics() {
+        let before = report(vec![case("absent", 100.0, None)]);
+        let text = serde_json::to_string(&before).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["cases"][0]["median"], 100.0);
+        assert_eq!(value["cases"][0]["min"], 99.0);
+        assert_eq!(value["cases"][0]["spread"], 2.0);
+        let after: Report = serde_json::from_str(&text).unwrap();
+        assert_eq!(after.table(), before.table());
+    }
+
+    #[test]
+    fn a_section_has_no_empty_columns() {
+        let section = report(vec![case("a \"b\"", 1234.0, None)]).section();
+        assert!(
+            section.contains(":header: \"module\", \"case\", \"figure\", \"spread\", \"mean\"\n\n"),
+            "{section}"
+        );
+        assert!(
+            section.contains("\"a \"\"b\"\"\", \"x\", \"1,234\""),
+            "{section}"
         );
     }
 }

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Results of measurements, their tables and their plots.
+
+#![forbid(unsafe_code)]
+
+pub mod chart;
+pub mod figures;
+pub mod report;
