@@ -36,7 +36,7 @@ test-quick: ## the tests that take seconds, and a short run in one guest
 test-upstream: ## the kernel's own MPTCP selftests, with and without the module, larger transfers
 	@scripts/upstream --full
 
-bench: ## costs, floods, a full table, checks of the cipher; BENCH=syn, datapath, flood, table or rc5: only that
+bench: ## costs, floods, a full table, checks of the cipher; BENCH=NAME: only that one of scripts/bench --help
 	@scripts/bench $(BENCH)
 
 lint: ## formatting, clippy, checkpatch, shellcheck

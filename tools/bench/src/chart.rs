@@ -189,8 +189,11 @@ impl Chart {
         series: &[(String, Vec<Option<f64>>)],
         stacked: bool,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-        const LABELS: i32 = 310;
+        /// Pixels for a label's letter, about, and for the values.
+        const LETTER: f64 = 7.3;
         const VALUES: i32 = 80;
+        let longest = groups.iter().map(|label| label.chars().count()).max();
+        let labels = 30 + (longest.unwrap_or(0) as f64 * LETTER) as i32;
         let (width, height) = area.dim_in_pixel();
         let bottom = height as i32 - 36;
         let bars = |group: usize| {
@@ -206,8 +209,8 @@ impl Chart {
                 .map(|(_, value)| value)
                 .fold(0.0, f64::max)
         };
-        let room = f64::from(width as i32 - LABELS - VALUES);
-        let place = |value: f64| LABELS + (value.max(0.0) / most.max(1e-9) * room) as i32;
+        let room = f64::from(width as i32 - labels - VALUES);
+        let place = |value: f64| labels + (value.max(0.0) / most.max(1e-9) * room) as i32;
 
         let text = |size: i32| (FONT, size).into_font().color(&BLACK);
         let step = step(most);
@@ -219,7 +222,7 @@ impl Chart {
             area.draw(&Text::new(number(tick), (x, bottom + 2), text(12)))?;
             tick += step;
         }
-        let unit = Text::new(self.unit.as_str(), (LABELS, bottom + 17), text(13));
+        let unit = Text::new(self.unit.as_str(), (labels, bottom + 17), text(13));
         area.draw(&unit)?;
 
         let mut top = GAP as i32 / 2;

@@ -5,6 +5,9 @@
 use crate::chart::{Chart, Kind};
 use crate::report::{Case, Report};
 
+/// What the name of a SYN with no option but MSS ends with.
+const SIMPLE: &str = "; MSS only";
+
 /// The plots of a report. What has none of its own gets bars: a group for each thing measured, a bar for each state of the
 /// module.
 pub fn of(report: &Report) -> Vec<Chart> {
@@ -12,7 +15,7 @@ pub fn of(report: &Report) -> Vec<Chart> {
     let mut charts = match report.bench.as_str() {
         "syn" => [("mss", "MSS only"), ("linux", "options of a Linux client")]
             .map(|(name, form)| {
-                let is_mss = |case: &Case| case.what.ends_with("; MSS only");
+                let is_mss = |case: &Case| case.what.ends_with(SIMPLE);
                 let mut chart = bars(report, |case| is_mss(case) == (name == "mss"));
                 chart.name = format!("syn-{name}");
                 chart.title = format!("What a SYN and its answer cost the server ({form})");
@@ -23,6 +26,7 @@ pub fn of(report: &Report) -> Vec<Chart> {
                 chart
             })
             .to_vec(),
+        name if name.ends_with("-split") => vec![parts(report)],
         _ => vec![bars(report, everything)],
     };
     for chart in &mut charts {
@@ -78,6 +82,55 @@ fn bars(report: &Report, wanted: impl Fn(&Case) -> bool) -> Chart {
             groups,
             series,
             stacked: false,
+        },
+    }
+}
+
+/// What each case is made of. Of the states in which the module doesn't take part in a case, only the first is shown.
+fn parts(report: &Report) -> Chart {
+    let split = report.cases.iter().filter(|case| !case.parts.is_empty());
+    let is_new = |case: &&Case| {
+        let first = report.cases.iter().find(|other| other.what == case.what);
+        let is_derived = case.module.contains("derived") && case.what.contains("MP_");
+        is_derived || first.is_some_and(|first| first.module == case.module)
+    };
+    // Of SYNs in two forms, the simple one will do.
+    let is_simple = |case: &&Case| case.what.ends_with(SIMPLE);
+    let mut cases: Vec<_> = split.filter(is_new).collect();
+    if cases.iter().any(is_simple) {
+        cases.retain(is_simple);
+    }
+    let names = distinct(
+        cases
+            .iter()
+            .flat_map(|case| case.parts.iter().map(|part| part.0.as_str())),
+    );
+    let value = |case: &Case, name: &str| {
+        let found = case.parts.iter().find(|part| part.0 == name);
+        found.map(|part| part.1)
+    };
+    let series = names
+        .iter()
+        .map(|name| {
+            let values = cases.iter().map(|case| value(case, name)).collect();
+            (name.clone(), values)
+        })
+        .collect();
+    let label = |case: &&Case| {
+        let what = case.what.trim_end_matches(SIMPLE);
+        format!("{what} ({})", case.module)
+    };
+    Chart {
+        name: report.bench.clone(),
+        title: format!("{}: where the instructions are", report.bench),
+        caption: vec![
+            "Means, counted by function in a run with a plugin in QEMU. Colours add up to the whole; less is better.".to_owned(),
+        ],
+        unit: report.unit.clone(),
+        kind: Kind::Bars {
+            groups: cases.iter().map(label).collect(),
+            series,
+            stacked: true,
         },
     }
 }

@@ -42,7 +42,9 @@ pub enum Option_ {
     Compact,
     /// MP_CAPABLE, version 15, with token and random part.
     Full,
-    /// MP_JOIN of RFC 8684, for a connection with this token.
+    /// MP_CAPABLE, version 15, with B: external keys.
+    External,
+    /// MP_JOIN of RFC 8684 or with an external key, which begin alike, for a connection with this token.
     Join(u32),
     /// Low-overhead MP_JOIN, for a connection with this token.
     BareJoin(u32),
@@ -55,6 +57,7 @@ impl Option_ {
             Self::None => vec![],
             Self::Capable => vec![MPTCP, 4, 0x01, 0x01],
             Self::Compact => vec![MPTCP, 4, 0x0f, 0x01],
+            Self::External => vec![MPTCP, 4, 0x0f, 0x41],
             Self::Full => vec![MPTCP, 12, 0x0f, 0x01, 1, 2, 3, 4, 5, 6, 7, 8],
             Self::Join(token) => [
                 &[MPTCP, 12, 0x10, 7][..],
@@ -72,7 +75,7 @@ impl Option_ {
         match self {
             Self::None => None,
             Self::Capable => Some((12, 0x01)),
-            Self::Compact | Self::Full => Some((12, 0x0f)),
+            Self::Compact | Self::Full | Self::External => Some((12, 0x0f)),
             Self::Join(_) => Some((16, 0x10)),
             Self::BareJoin(_) => Some((4, 0x10)),
         }

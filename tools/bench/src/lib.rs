@@ -7,3 +7,4 @@
 pub mod chart;
 pub mod figures;
 pub mod report;
+pub mod split;

@@ -7,6 +7,7 @@ mod clock;
 mod datapath;
 mod flood;
 mod frame;
+mod mark;
 mod measure;
 mod net;
 mod syn;
@@ -15,11 +16,11 @@ mod table;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{bail, Context, Result};
-use bench::report;
+use bench::{report, split};
 use lexopt::prelude::*;
 
 use measure::Amount;
@@ -29,6 +30,7 @@ const HELP: &str = "\
 Usage: dc-bench syn|datapath [OPTION]...   in a guest of scripts/vm --icount, as root
        dc-bench flood|table [OPTION]...    in any guest of scripts/vm, as root
        dc-bench show FILE                  anywhere
+       dc-bench split FILE COUNTS          anywhere
 
 Measures, and prints the result as JSON; progress goes to standard error.
 
@@ -37,12 +39,15 @@ Measures, and prints the result as JSON; progress goes to standard error.
   flood     what a flood of MP_JOIN SYNs leaves of the joins of 1,000 clients, and of memory
   table     how full the table of tokens is when a connection first falls back to TCP
   show      prints a result as a table
+  split     prints the result FILE with the parts that each case is made of: COUNTS is what the plugin of tools/count
+            wrote meanwhile. Writes what each function took to COUNTS with the ending .functions
 
   --rounds=N        measure each case N times (default 6; flood: once)
   --samples=N       samples in a round (default 2000)
   --syns=N          SYNs in a flood (default 1000000)
   --idle=S          guest seconds of idleness before all (default 20; flood, table: none)
   --no-module       measure only the stock kernel
+  --symbols         put the symbols of modules into the result, for split
   --note=NAME=TEXT  put this into the result's environment; may be repeated
 
 Exit status: 0, 1 if a target was missed, 2 for wrong usage or if nothing could be measured.
@@ -51,6 +56,10 @@ Exit status: 0, 1 if a target was missed, 2 for wrong usage or if nothing could 
 enum Request {
     Help,
     Show(PathBuf),
+    Split {
+        report: PathBuf,
+        counts: PathBuf,
+    },
     Bench {
         run: fn(Amount, bool) -> Result<Report>,
         amount: Amount,
@@ -77,6 +86,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
         samples: 2000,
         syns: 1_000_000,
         idle: 20,
+        symbols: false,
     };
     let (mut module, mut notes) = (true, vec![]);
     let mut words: Vec<OsString> = vec![];
@@ -87,6 +97,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
             Long("samples") => amount.samples = parser.value()?.parse()?,
             Long("syns") => amount.syns = parser.value()?.parse()?,
             Long("idle") => amount.idle = parser.value()?.parse()?,
+            Long("symbols") => amount.symbols = true,
             Long("no-module") => module = false,
             Long("note") => {
                 let note = parser.value()?.string()?;
@@ -102,6 +113,10 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
     }
     let run = match words.first().and_then(|word| word.to_str()) {
         Some("show") if words.len() == 2 => return Ok(Request::Show(PathBuf::from(&words[1]))),
+        Some("split") if words.len() == 3 => {
+            let [report, counts] = [1, 2].map(|at| PathBuf::from(&words[at]));
+            return Ok(Request::Split { report, counts });
+        }
         Some("syn") if words.len() == 1 => syn::run,
         Some("datapath") if words.len() == 1 => datapath::run,
         Some("flood") if words.len() == 1 => flood::run,
@@ -124,10 +139,17 @@ fn run(request: Request) -> Result<bool> {
             stdout.write_all(HELP.as_bytes())?;
             Ok(true)
         }
+        Request::Split { report, counts } => {
+            let mut report = read_report(&report)?;
+            let table = split::divide(&mut report, &read(&counts)?)
+                .with_context(|| counts.display().to_string())?;
+            fs::write(counts.with_extension("functions"), table)?;
+            serde_json::to_writer_pretty(&mut stdout, &report)?;
+            stdout.write_all(b"\n")?;
+            Ok(true)
+        }
         Request::Show(file) => {
-            let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-            let report: Report =
-                serde_json::from_str(&text).with_context(|| file.display().to_string())?;
+            let report = read_report(&file)?;
             stdout.write_all(report.table().as_bytes())?;
             Ok(report.missed.is_empty())
         }
@@ -147,6 +169,14 @@ fn run(request: Request) -> Result<bool> {
             Ok(report.missed.is_empty())
         }
     }
+}
+
+fn read(file: &Path) -> Result<String> {
+    fs::read_to_string(file).with_context(|| file.display().to_string())
+}
+
+fn read_report(file: &Path) -> Result<Report> {
+    serde_json::from_str(&read(file)?).with_context(|| file.display().to_string())
 }
 
 #[cfg(test)]
@@ -175,6 +205,7 @@ mod tests {
             &[][..],
             &["show"],
             &["table", "x"],
+            &["split", "x"],
             &["syn", "syn"],
             &["syn", "--rounds=0"],
             &["x"],

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::clock;
+use crate::mark;
 use crate::net::{load_module, module_is_loaded, unload_module, Net};
 use crate::report::{median, Case};
 
@@ -22,6 +23,8 @@ pub struct Amount {
     pub syns: u32,
     /// Guest seconds of idleness before the first.
     pub idle: u64,
+    /// Put the symbols of modules into the report.
+    pub symbols: bool,
 }
 
 /// The module, and the sysctl `net.mptcp_dc.lowoverhead` of both namespaces.
@@ -95,8 +98,12 @@ pub fn measure(
     for number in 0..amount.samples / 4 {
         sample(number)?;
     }
-    for _ in 0..amount.rounds {
-        idle(1);
+    idle(1);
+    mark::begin();
+    for round in 0..amount.rounds {
+        if round > 0 {
+            idle(1);
+        }
         for (number, cost) in costs.iter_mut().enumerate() {
             let start = clock::now();
             let result = sample(number);
@@ -106,14 +113,11 @@ pub fn measure(
         sum += costs.iter().sum::<f64>() / amount.samples as f64;
         rounds.push(median(&mut costs));
     }
+    mark::end();
     let case = Case {
-        module: state.name(),
-        what: what.to_owned(),
-        rounds,
         mean: sum / amount.rounds as f64,
-        frames: None,
-        against: None,
-        limit: None,
+        samples: Some((amount.samples * amount.rounds) as f64),
+        ..Case::counted(state.name(), what, rounds)
     };
     eprintln!(
         "dc-bench: {:14} {what:44} {:8.0}  spread {:.2} %  mean {:.0}",

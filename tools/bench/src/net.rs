@@ -263,7 +263,26 @@ pub fn listen(protocol: Protocol, port: u16) -> Result<Socket> {
 
 /// A listening socket in the present namespace, with room for so many requests.
 pub fn listen_with(protocol: Protocol, port: u16, backlog: i32) -> Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(protocol))?;
+    listen_on(stream(protocol)?, port, backlog)
+}
+
+/// As [`listen`], over MPTCP; what it accepts has external keys if the client asks for them.
+pub fn listen_external(port: u16) -> Result<Socket> {
+    listen_on(stream_external()?, port, 128)
+}
+
+fn stream(protocol: Protocol) -> Result<Socket> {
+    Ok(Socket::new(Domain::IPV4, Type::STREAM, Some(protocol))?)
+}
+
+/// An MPTCP socket that asks for external keys.
+pub fn stream_external() -> Result<Socket> {
+    let socket = stream(Protocol::MPTCP)?;
+    mptcp_dc::enable_app_key(&socket, true).context("MPTCP_ENABLE_APP_KEY")?;
+    Ok(socket)
+}
+
+fn listen_on(socket: Socket, port: u16, backlog: i32) -> Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
     socket.listen(backlog)?;
@@ -272,7 +291,11 @@ pub fn listen_with(protocol: Protocol, port: u16, backlog: i32) -> Result<Socket
 
 /// A connection from the present namespace, over MPTCP or what became of it; this end comes first.
 pub fn open(to: SocketAddr, listener: &Socket) -> Result<(Socket, Socket)> {
-    let client = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP))?;
+    open_from(stream(Protocol::MPTCP)?, to, listener)
+}
+
+/// As [`open`], from a socket that there is already.
+pub fn open_from(client: Socket, to: SocketAddr, listener: &Socket) -> Result<(Socket, Socket)> {
     client.connect(&to.into()).context("connect")?;
     client.set_tcp_nodelay(true)?;
     let (server, _) = listener.accept()?;
@@ -286,12 +309,28 @@ pub fn open(to: SocketAddr, listener: &Socket) -> Result<(Socket, Socket)> {
 /// A connection from client to server, over MPTCP and past its handshake; the client's end comes first.
 pub fn connect(net: &Net, listener: &Socket, port: u16) -> Result<(Socket, Socket)> {
     net.client.enter()?;
-    let (client, server) = open((SERVER.addr, port).into(), listener)?;
-    for _ in 0..4 {
-        transfer(&client, &server, b"ping")?;
-        transfer(&server, &client, b"pong")?;
+    let ends = open((SERVER.addr, port).into(), listener)?;
+    finish_handshake(&ends)?;
+    Ok(ends)
+}
+
+/// As [`connect`], with an external key at both ends. The listener is one of [`listen_external`].
+pub fn connect_external(net: &Net, listener: &Socket, port: u16) -> Result<(Socket, Socket)> {
+    net.client.enter()?;
+    let ends = open_from(stream_external()?, (SERVER.addr, port).into(), listener)?;
+    for end in [&ends.0, &ends.1] {
+        mptcp_dc::set_key(end, b"the same key at both ends").context("MPTCP_KEY")?;
     }
-    Ok((client, server))
+    finish_handshake(&ends)?;
+    Ok(ends)
+}
+
+fn finish_handshake((client, server): &(Socket, Socket)) -> Result<()> {
+    for _ in 0..4 {
+        transfer(client, server, b"ping")?;
+        transfer(server, client, b"pong")?;
+    }
+    Ok(())
 }
 
 /// Sends bytes from one end and takes them at the other.

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::chart::number;
 
+/// What stands for no state of the module but the kernel itself.
+pub const KERNEL: &str = "kernel";
+
 /// A run of one benchmark.
 #[derive(Serialize, Deserialize)]
 pub struct Report {
@@ -25,6 +28,9 @@ pub struct Report {
     pub cases: Vec<Case>,
     /// Names of all that missed its target.
     pub missed: Vec<String>,
+    /// For [`crate::split`]: by state of the module, the symbols of all modules; under [`KERNEL`], those of the kernel.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub symbols: BTreeMap<String, String>,
 }
 
 /// One thing measured.
@@ -44,6 +50,12 @@ pub struct Case {
     pub against: Option<(String, String)>,
     /// The most that it may be.
     pub limit: Option<Limit>,
+    /// In how many samples the instructions were counted that `parts` are of.
+    #[serde(default)]
+    pub samples: Option<f64>,
+    /// What makes up the mean, if that was looked at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<(String, f64)>,
 }
 
 /// A target.
@@ -77,6 +89,8 @@ impl Case {
             frames: None,
             against: None,
             limit: None,
+            samples: None,
+            parts: vec![],
         }
     }
 
@@ -161,6 +175,7 @@ impl Report {
                 .into(),
             cases: vec![],
             missed: vec![],
+            symbols: BTreeMap::new(),
         }
     }
 
@@ -246,15 +261,43 @@ impl Report {
         rows
     }
 
+    /// Head and rows of a table of parts, if there are any.
+    fn rows_of_parts(&self) -> Vec<Vec<String>> {
+        let mut rows: Vec<Vec<String>> = vec![];
+        for case in self.cases.iter().filter(|case| !case.parts.is_empty()) {
+            let cells = |first: [&str; 2], last: &str, values: Vec<String>| {
+                let first = first.map(str::to_owned).into_iter();
+                first.chain(values).chain([last.to_owned()]).collect()
+            };
+            if rows.is_empty() {
+                let names = case.parts.iter().map(|(name, _)| name.clone());
+                rows.push(cells(["module", "case"], "sum", names.collect()));
+            }
+            let values = case.parts.iter().map(|(_, value)| number(value.round()));
+            let sum: f64 = case.parts.iter().map(|(_, value)| value).sum();
+            rows.push(cells(
+                [&case.module, &case.what],
+                &number(sum.round()),
+                values.collect(),
+            ));
+        }
+        rows
+    }
+
     /// The table, in Markdown.
     pub fn table(&self) -> String {
         let mut text = format!("{}: {}\n\n", self.bench, self.unit);
-        for (at, row) in self.rows().iter().enumerate() {
-            // Writing to a String can't fail.
-            let _ = writeln!(text, "| {} |", row.join(" | "));
-            if at == 0 {
-                text.push_str("|---|---|---:|---:|---:|---:|---|---|\n");
+        let parts = self.rows_of_parts();
+        let tables = [self.rows().iter().map(|row| row.to_vec()).collect(), parts];
+        for table in tables.iter().filter(|table: &&Vec<_>| !table.is_empty()) {
+            for (at, row) in table.iter().enumerate() {
+                // Writing to a String can't fail.
+                let _ = writeln!(text, "| {} |", row.join(" | "));
+                if at == 0 {
+                    let _ = writeln!(text, "|---|---|{}", "---:|".repeat(row.len() - 2));
+                }
             }
+            text.push('\n');
         }
         text.push('\n');
         for (name, value) in &self.environment {
@@ -263,32 +306,16 @@ impl Report {
         text
     }
 
-    /// A section of a document, in reStructuredText: the table, without columns that are empty, and where it was measured.
+    /// A section of a document, in reStructuredText: the tables, without columns that are empty, and where it was measured.
     pub fn section(&self) -> String {
-        let rows = self.rows();
-        let kept: Vec<usize> = (0..rows.first().map_or(0, |row| row.len()))
-            .filter(|&column| rows.iter().skip(1).any(|row| !row[column].is_empty()))
-            .collect();
-        let line = |row: &[String; 8]| {
-            let cells: Vec<_> = kept
-                .iter()
-                .map(|&column| format!("\"{}\"", row[column].replace('"', "\"\"")))
-                .collect();
-            cells.join(", ")
-        };
-        let mut text = format!(
-            "{0}\n{1}\n\n.. csv-table:: {2}\n",
-            self.bench,
-            "=".repeat(self.bench.len()),
-            self.unit
-        );
-        for (at, row) in rows.iter().enumerate() {
-            let _ = match at {
-                0 => writeln!(text, "   :header: {}\n", line(row)),
-                _ => writeln!(text, "   {}", line(row)),
-            };
+        let mut text = format!("{0}\n{1}\n\n", self.bench, "=".repeat(self.bench.len()));
+        let rows: Vec<_> = self.rows().iter().map(|row| row.to_vec()).collect();
+        text.push_str(&csv_table(&self.unit, &rows));
+        let parts = self.rows_of_parts();
+        if !parts.is_empty() {
+            let title = format!("{}: where they are, on average", self.unit);
+            text.push_str(&csv_table(&title, &parts));
         }
-        text.push('\n');
         for (name, value) in &self.environment {
             let _ = writeln!(text, ":{name}: ``{value}``");
         }
@@ -297,19 +324,43 @@ impl Report {
     }
 }
 
+/// A table in reStructuredText; the first row is its head.
+fn csv_table(title: &str, rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let kept: Vec<usize> = (0..columns)
+        .filter(|&column| rows.iter().skip(1).any(|row| !row[column].is_empty()))
+        .collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<_> = kept
+            .iter()
+            .map(|&column| format!("\"{}\"", row[column].replace('"', "\"\"")))
+            .collect();
+        cells.join(", ")
+    };
+    let mut text = format!(".. csv-table:: {title}\n");
+    for (at, row) in rows.iter().enumerate() {
+        let _ = match at {
+            0 => writeln!(text, "   :header: {}\n", line(row)),
+            _ => writeln!(text, "   {}", line(row)),
+        };
+    }
+    text.push('\n');
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn case(module: &str, figure: f64, limit: Option<Limit>) -> Case {
         Case {
-            module: module.to_owned(),
-            what: "x".to_owned(),
-            rounds: vec![figure - 1.0, figure + 1.0, figure],
-            mean: figure,
-            frames: None,
             against: Some(("absent".to_owned(), "x".to_owned())),
             limit,
+            ..Case::counted(
+                module.to_owned(),
+                "x",
+                vec![figure - 1.0, figure + 1.0, figure],
+            )
         }
     }
 

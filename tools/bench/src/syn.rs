@@ -8,9 +8,10 @@ use socket2::{Protocol, Socket};
 
 use crate::clock;
 use crate::frame::{self, Form, Option_};
+use crate::mark;
 use crate::measure::{measure, Amount, State};
 use crate::net::{self, Net, Wire, NOBODY, SERVER};
-use crate::report::{Case, Limit, Report};
+use crate::report::{Case, Limit, Report, KERNEL};
 
 /// The most that a low-overhead MP_CAPABLE SYN may cost, with no other option but MSS.
 const TARGET: f64 = 15_600.0;
@@ -24,6 +25,7 @@ const TARGET_DERIVED: f64 = -1_200.0;
 
 const TCP_PORT: u16 = 5001;
 const MPTCP_PORT: u16 = 5002;
+const EXTERNAL_PORT: u16 = 5006;
 
 /// A kind of SYN.
 struct Syn {
@@ -80,6 +82,11 @@ pub fn run(amount: Amount, module: bool) -> Result<Report> {
     };
     for &state in states {
         state.establish(&net)?;
+        if amount.symbols {
+            let (kernel, modules) = mark::symbols()?;
+            report.symbols.insert(KERNEL.to_owned(), kernel);
+            report.symbols.insert(state.name(), modules);
+        }
         measure_state(state, &net, &mptcp, &wire, amount, &mut report.cases)?;
     }
     report.judge();
@@ -97,12 +104,16 @@ fn measure_state(
     // Somewhere for MP_JOIN to go.
     let (_client, server) = net::connect(net, listener, MPTCP_PORT)?;
     let token = net::token(&server)?;
-    let mut ours = None;
+    let (mut ours, mut external) = (None, None);
     if state == State::Loaded(1) {
         // Only who offers gets a connection that can be joined without HMAC.
         net.client.set("mptcp_dc/lowoverhead", 2)?;
         ours = Some(net::connect(net, listener, MPTCP_PORT)?);
         net.client.set("mptcp_dc/lowoverhead", 1)?;
+        net.server.enter()?;
+        let listener = net::listen_external(EXTERNAL_PORT)?;
+        let ends = net::connect_external(net, &listener, EXTERNAL_PORT)?;
+        external = Some((listener, ends));
     }
 
     for form in [Form::Mss, Form::Linux] {
@@ -124,12 +135,19 @@ fn measure_state(
             syns.push(syn("MP_CAPABLE v15, compact", MPTCP_PORT, Option_::Compact));
             syns.push(syn("MP_CAPABLE v15, full", MPTCP_PORT, Option_::Full));
         }
+        if let Some((_, (_, server))) = &external {
+            let join = Option_::Join(net::token(server)?);
+            let capable = Option_::External;
+            syns.push(syn("MP_CAPABLE v15, external key", EXTERNAL_PORT, capable));
+            syns.push(syn("MP_JOIN, external key", EXTERNAL_PORT, join));
+        }
         for syn in &syns {
             let mut case = measure_syn(state, net, wire, syn, amount).context(syn.what)?;
             let stock = |what| Some((State::Absent.name(), named(what, form)));
             case.against = match (state, syn.option) {
                 _ if syn.is_ours() => stock(PLAIN),
-                (_, Option_::BareJoin(_)) => stock(PLAIN),
+                (_, Option_::BareJoin(_) | Option_::External) => stock(PLAIN),
+                (_, Option_::Join(_)) if syn.port == EXTERNAL_PORT => stock(PLAIN),
                 (State::Absent, Option_::None) => None,
                 (State::Absent, _) => stock(PLAIN),
                 _ => stock(syn.what),

@@ -26,6 +26,7 @@ its input, output and exit status through, and fails if the kernel complained. W
   --no-module           boot without building or adding the module
   --accel=auto|kvm|tcg  auto (default) takes KVM if a short trial shows that it works
   --append=WORDS        more for the kernel's command line; may be repeated
+  --qemu=WORD           one more argument of QEMU; may be repeated
   --verbose             show the kernel log as it comes, and the time to boot
 
 Exit status: COMMAND's own; 123 if the kernel complained (WARN, BUG, KASAN, lockdep, UBSAN, hung task, RCU
@@ -76,6 +77,7 @@ pub struct Options {
     pub module: bool,
     pub accel: Accel,
     pub append: Vec<String>,
+    pub qemu: Vec<OsString>,
     pub verbose: bool,
     /// Empty: a shell.
     pub command: Vec<OsString>,
@@ -97,7 +99,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
     let mut timeout = 600;
     let mut accel = Accel::Auto;
     let (mut icount, mut module, mut verbose) = (false, true, false);
-    let (mut add, mut append) = (Vec::new(), Vec::new());
+    let (mut add, mut append, mut qemu) = (Vec::new(), Vec::new(), Vec::new());
     let mut command = Vec::new();
 
     let mut parser = lexopt::Parser::from_args(args);
@@ -126,6 +128,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
             Long("add") => add.push(addition(&parser.value()?)?),
             Long("no-module") => module = false,
             Long("append") => append.push(parser.value()?.string()?),
+            Long("qemu") => qemu.push(parser.value()?),
             Long("verbose") => verbose = true,
             Value(program) => {
                 command.push(program);
@@ -159,6 +162,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
         module,
         accel,
         append,
+        qemu,
         verbose,
         command,
     }))

@@ -78,6 +78,7 @@ impl Guest {
         command.arg("-kernel").arg(artefacts.boot.join("kernel"));
         command.arg("-initrd").arg(dir.path().join("initramfs"));
         command.arg("-append").arg(kernel_arguments(options));
+        command.args(&options.qemu);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(File::create(dir.path().join("qemu.log"))?);
         let qemu = command.spawn().context("starting QEMU")?;
