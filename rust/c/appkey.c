@@ -26,7 +26,21 @@ struct dc_app_keys {
 	struct hmac_sha256_key	previous;
 };
 
-/* Written with the socket's lock held, but for node. */
+/* Twice the subflows that the path manager allows. */
+#define DC_APP_JOINS	128
+
+/*
+ * Our nonces of the joins that came lately, so that none comes twice. A nonce is
+ * good in two steps of dc_time_epoch(), so it is kept as long.
+ */
+struct dc_app_joins {
+	struct {
+		u32	nonce;		/* 0: none */
+		u32	epoch;		/* when it came */
+	} last[DC_APP_JOINS];
+};
+
+/* Written with the socket's lock held, but for node and joins. */
 struct dc_app {
 	struct hlist_node	node;		/* guarded by dc_app_lock, read under RCU */
 	struct rcu_head		rcu;
@@ -36,6 +50,8 @@ struct dc_app {
 	s8			lowoverhead;	/* MPTCP_LOWOVERHEAD; -1: the namespace's */
 	u64			local_key;	/* of the connection that the keys are for */
 	struct dc_app_keys __rcu	*keys;
+	spinlock_t		joins_lock;
+	struct dc_app_joins	*joins;		/* guarded by joins_lock; NULL: none came yet */
 };
 
 static struct hlist_head dc_apps[1 << DC_APP_BITS];
@@ -81,6 +97,7 @@ static struct dc_app *dc_app_get(struct sock *sk)
 		return NULL;
 	app->sk = sk;
 	app->lowoverhead = -1;
+	spin_lock_init(&app->joins_lock);
 	spin_lock_bh(&dc_app_lock);
 	hlist_add_head_rcu(&app->node, dc_app_bucket(sk));
 	spin_unlock_bh(&dc_app_lock);
@@ -91,6 +108,14 @@ static struct dc_app *dc_app_get(struct sock *sk)
 static void dc_app_keys_free(struct rcu_head *rcu)
 {
 	kfree_sensitive(container_of(rcu, struct dc_app_keys, rcu));
+}
+
+static void dc_app_free(struct rcu_head *rcu)
+{
+	struct dc_app *app = container_of(rcu, struct dc_app, rcu);
+
+	kfree(app->joins);
+	kfree(app);
 }
 
 /* Called with the socket's lock held, or when nobody else has the entry. */
@@ -190,7 +215,7 @@ void dc_app_forget(const struct sock *sk)
 	dc_app_set_keys(app, NULL);
 	if (app->holds_wire)
 		dc_wire_put();
-	kfree_rcu(app, rcu);
+	call_rcu(&app->rcu, dc_app_free);
 }
 
 /*
@@ -265,6 +290,68 @@ bool dc_app_hmac(const struct mptcp_sock *msk, bool previous, const u8 *message,
 		hmac_sha256(previous ? &keys->previous : &keys->key, message, length, hmac);
 	rcu_read_unlock();
 	return has;
+}
+
+/* Called with the entry's joins_lock held. */
+static bool dc_app_note_join(struct dc_app *app, u32 nonce)
+{
+	u32 now = dc_time_epoch();
+	int i, room = -1;
+
+	if (!app->joins)
+		app->joins = kzalloc_obj(*app->joins, GFP_ATOMIC);
+	if (!app->joins)
+		return false;
+	for (i = 0; i < DC_APP_JOINS; i++) {
+		if (app->joins->last[i].nonce == nonce)
+			return false;
+		if (!app->joins->last[i].nonce || now - app->joins->last[i].epoch > 1)
+			room = i;
+	}
+	if (room < 0)
+		return false;
+	app->joins->last[room].nonce = nonce;
+	app->joins->last[room].epoch = now;
+	return true;
+}
+
+/*
+ * A join came whose ACK has the right HMAC, for our @nonce, which isn't 0. False:
+ * it is an old one once more, or one of very many. Softirq.
+ */
+bool dc_app_join_came(const struct mptcp_sock *msk, u32 nonce)
+{
+	struct dc_app *app;
+	bool is_new = false;
+
+	rcu_read_lock();
+	app = dc_app_find((const struct sock *)msk);
+	if (app) {
+		spin_lock_bh(&app->joins_lock);
+		is_new = dc_app_note_join(app, nonce);
+		spin_unlock_bh(&app->joins_lock);
+	}
+	rcu_read_unlock();
+	return is_new;
+}
+
+/* The same made no subflow, and may come again. */
+void dc_app_join_failed(const struct mptcp_sock *msk, u32 nonce)
+{
+	struct dc_app *app;
+	int i;
+
+	rcu_read_lock();
+	app = dc_app_find((const struct sock *)msk);
+	if (app) {
+		spin_lock_bh(&app->joins_lock);
+		for (i = 0; app->joins && i < DC_APP_JOINS; i++) {
+			if (app->joins->last[i].nonce == nonce)
+				app->joins->last[i].nonce = 0;
+		}
+		spin_unlock_bh(&app->joins_lock);
+	}
+	rcu_read_unlock();
 }
 
 /*
@@ -491,7 +578,7 @@ void dc_apps_exit(void)
 		hlist_for_each_entry_safe(app, next, &dc_apps[i], node) {
 			hlist_del_rcu(&app->node);
 			dc_app_set_keys(app, NULL);
-			kfree_rcu(app, rcu);
+			call_rcu(&app->rcu, dc_app_free);
 		}
 	}
 	rcu_barrier();

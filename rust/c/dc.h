@@ -421,6 +421,8 @@ bool dc_msk_is_external(const struct mptcp_sock *msk);
 bool dc_app_has_key(const struct mptcp_sock *msk);
 bool dc_app_hmac(const struct mptcp_sock *msk, bool previous, const u8 *message, size_t length,
 		 u8 *hmac);
+bool dc_app_join_came(const struct mptcp_sock *msk, u32 nonce);
+void dc_app_join_failed(const struct mptcp_sock *msk, u32 nonce);
 const struct mptcp_sock *dc_external_owner(u64 local_key, u64 remote_key);
 bool dc_pm_must_wait(const struct mptcp_sock *msk);
 int dc_app_setsockopt(struct sock *sk, int optname, sockptr_t optval, unsigned int optlen);

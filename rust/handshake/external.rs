@@ -200,9 +200,15 @@ fn has_hmac_a(of: &dc_join_request, nonce: u32, ack: &dc_join) -> bool {
     })
 }
 
-/// Whether `ack` ends the handshake that the request began.
+/// Whether `ack` ends the handshake that the request began, and for the first time: with the same addresses,
+/// sequence number and `Rand_A`, the same `Rand_B` comes again within its time.
+///
+/// If no subflow comes of it, `dc_app_join_failed()` must be called.
 pub(super) fn is_right_ack(of: &dc_join_request, ack: &dc_join) -> bool {
-    ack.nonce == of.remote_nonce && (of.verified || has_hmac_a(of, of.local_nonce, ack))
+    ack.nonce == of.remote_nonce
+        && (of.verified || has_hmac_a(of, of.local_nonce, ack))
+        // SAFETY: The request holds its connection.
+        && unsafe { dc_app_join_came(of.msk, of.local_nonce) }
 }
 
 /// Judges the ACK of a join that answers a SYN cookie. Returns 0, or `-EINVAL`: drop.

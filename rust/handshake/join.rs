@@ -279,7 +279,12 @@ unsafe extern "C" fn syn_recv_sock(
     netns.count(DC_COUNT_JOIN_ACK_RX);
     let hmacs = Hmacs::none(of.local_key, of.remote_key);
     // SAFETY: `subflow_syn_recv_sock()` runs in softirq, so it doesn't sleep.
-    unsafe { with_packet(skb, Some(hmacs), original) }
+    let child = unsafe { with_packet(skb, Some(hmacs), original) };
+    if child.is_null() && of.external {
+        // SAFETY: The request still holds the connection.
+        unsafe { dc_app_join_failed(of.msk, of.local_nonce) };
+    }
+    child
 }
 
 /// The SYN of a join, from `subflow_check_req()`. `None`: it is none of ours.

@@ -6,6 +6,7 @@
 mod capture;
 mod connection;
 mod handshake;
+mod joinable;
 mod kernel;
 mod mptcp;
 mod netns;

@@ -83,14 +83,19 @@ impl Netns {
 
     /// The stack's own MPTCP counters.
     pub fn mib(&self) -> Result<Counters> {
+        self.netstat("MPTcpExt")
+    }
+
+    /// The counters of a group in `/proc/net/netstat`.
+    pub fn netstat(&self, group: &str) -> Result<Counters> {
         let text = self.enter(|| fs::read_to_string("/proc/thread-self/net/netstat"))?;
         let mut lines = text
             .lines()
-            .filter_map(|line| line.strip_prefix("MPTcpExt: "));
+            .filter_map(|line| line.strip_prefix(group)?.strip_prefix(": "));
         let (names, values) = lines
             .next()
             .zip(lines.next())
-            .context("no MPTcpExt in netstat")?;
+            .with_context(|| format!("no {group} in netstat"))?;
         let values = names
             .split(' ')
             .zip(values.split(' '))
@@ -215,8 +220,7 @@ pub const SERVER_DEV: &str = "s0";
 
 impl Pair {
     pub fn new() -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let number = next_number();
         let (c, s) = (format!("dc-c{number}"), format!("dc-s{number}"));
         let (c_mac, s_mac) = ("02:00:00:00:00:01", "02:00:00:00:00:02");
         ip(&[], &format!(
@@ -259,6 +263,80 @@ impl Pair {
             Family::V4 => SERVER_V4.into(),
             Family::V6 => SERVER_V6.into(),
         }
+    }
+}
+
+/// A number for the names of some namespaces.
+fn next_number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// ```text
+///   client ─ c0 ──── ac ─ attacker ─ as ──── s0 ─ server
+///   10.9.0.1, .11                              10.9.0.2
+/// ```
+/// An attacker between the two ends of a [`Pair`]: all that they send passes it, as long as it forwards. IPv4 only.
+/// What the server sends to [`RAW_CLIENT`] ends at the attacker, too.
+pub struct Tapped {
+    pub pair: Pair,
+    pub attacker: Netns,
+}
+
+/// The client's second address, for a subflow.
+pub const SECOND_V4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 11);
+
+/// The attacker's ends of the links to client and server.
+pub const TO_CLIENT_DEV: &str = "ac";
+pub const TO_SERVER_DEV: &str = "as";
+
+impl Tapped {
+    pub fn new() -> Result<Self> {
+        let number = next_number();
+        let [c, s, a] = ["c", "s", "a"].map(|end| format!("dc-{end}{number}"));
+        let (to_client, to_server) = ("02:00:00:00:00:03", "02:00:00:00:00:04");
+        ip(&[], &format!(
+            "netns add {c}\nnetns add {s}\nnetns add {a}\n\
+             link add {CLIENT_DEV} netns {c} type veth peer name {TO_CLIENT_DEV} address {to_client} netns {a}\n\
+             link add {SERVER_DEV} netns {s} type veth peer name {TO_SERVER_DEV} address {to_server} netns {a}"))?;
+        let pair = Pair {
+            client: Netns::open(&c)?,
+            server: Netns::open(&s)?,
+        };
+        let attacker = Netns::open(&a)?;
+        ip(&["-n", &c], &format!(
+            "link set lo up\nlink set {CLIENT_DEV} up\naddr add {CLIENT_V4}/24 dev {CLIENT_DEV}\n\
+             addr add {SECOND_V4}/24 dev {CLIENT_DEV}\nneigh add {SERVER_V4} lladdr {to_client} dev {CLIENT_DEV}"))?;
+        ip(&["-n", &s], &format!("link set lo up\nlink set {SERVER_DEV} up\naddr add {SERVER_V4}/24 dev {SERVER_DEV}"))?;
+        for address in [CLIENT_V4, SECOND_V4, RAW_CLIENT] {
+            ip(
+                &["-n", &s],
+                &format!("neigh add {address} lladdr {to_server} dev {SERVER_DEV}"),
+            )?;
+        }
+        ip(
+            &["-n", &a],
+            &format!(
+                "link set lo up\nlink set {TO_CLIENT_DEV} up\nlink set {TO_SERVER_DEV} up\n\
+             addr add 10.9.1.1/32 dev lo\n\
+             route add {CLIENT_V4} dev {TO_CLIENT_DEV} src 10.9.1.1\n\
+             route add {SECOND_V4} dev {TO_CLIENT_DEV} src 10.9.1.1\n\
+             route add {SERVER_V4} dev {TO_SERVER_DEV} src 10.9.1.1\n\
+             route add blackhole {RAW_CLIENT}"
+            ),
+        )?;
+        for conf in ["all", TO_CLIENT_DEV, TO_SERVER_DEV] {
+            attacker.set(&format!("ipv4/conf/{conf}/send_redirects"), 0)?;
+            attacker.set(&format!("ipv4/conf/{conf}/rp_filter"), 0)?;
+        }
+        let tapped = Self { pair, attacker };
+        tapped.forward(true)?;
+        Ok(tapped)
+    }
+
+    /// Whether what one end sends comes to the other.
+    pub fn forward(&self, on: bool) -> Result<()> {
+        self.attacker.set("ipv4/ip_forward", u8::from(on))
     }
 }
 

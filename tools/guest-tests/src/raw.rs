@@ -15,9 +15,9 @@ use crate::wire::{build_v4, Segment, ACK, RST, SYN};
 /// The initial sequence number of every raw peer.
 pub const ISN: u32 = 0x1000_0000;
 
-/// A peer at an address of nobody.
+/// A peer at an address of nobody; or of somebody, whose own kernel had better not answer for it.
 pub struct RawPeer {
-    address: Ipv4Addr,
+    pub address: Ipv4Addr,
     socket: Socket,
     pub capture: Capture,
 }
@@ -25,15 +25,16 @@ pub struct RawPeer {
 impl RawPeer {
     /// On the client's side.
     pub fn client(pair: &Pair) -> Result<Self> {
-        Self::new(&pair.client, CLIENT_DEV, RAW_CLIENT)
+        Self::at(&pair.client, CLIENT_DEV, RAW_CLIENT)
     }
 
     /// On the server's side.
     pub fn server(pair: &Pair) -> Result<Self> {
-        Self::new(&pair.server, SERVER_DEV, RAW_SERVER)
+        Self::at(&pair.server, SERVER_DEV, RAW_SERVER)
     }
 
-    fn new(netns: &Netns, dev: &str, address: Ipv4Addr) -> Result<Self> {
+    /// One in this namespace, that sees what passes this interface.
+    pub fn at(netns: &Netns, dev: &str, address: Ipv4Addr) -> Result<Self> {
         let socket = netns
             .enter(|| {
                 Socket::new(
@@ -71,8 +72,19 @@ impl RawPeer {
 
     /// Sends a SYN with these options; the SYN/ACK.
     pub fn syn(&mut self, port: u16, to: SocketAddrV4, options: &[u8]) -> Result<Segment> {
+        self.syn_with(port, to, ISN, options)
+    }
+
+    /// The same with this initial sequence number.
+    pub fn syn_with(
+        &mut self,
+        port: u16,
+        to: SocketAddrV4,
+        isn: u32,
+        options: &[u8],
+    ) -> Result<Segment> {
         self.capture.clear()?;
-        self.send(port, to, SYN, (ISN, 0), options, &[])?;
+        self.send(port, to, SYN, (isn, 0), options, &[])?;
         let own = SocketAddr::from((self.address, port));
         self.capture
             .wait_for(Duration::from_secs(20), |s| s.to == own && s.is(SYN | ACK))?

@@ -2,6 +2,7 @@
 
 //! The tests, by subject.
 
+mod attacks;
 mod cookies;
 mod derived;
 mod full_table;
@@ -33,6 +34,7 @@ pub fn all(scale: Scale) -> Vec<Test> {
         stateless::tests(),
         full_table::tests(scale),
         derived::tests(),
+        attacks::tests(scale),
         malformed::tests(scale),
         losses::tests(scale),
     ]

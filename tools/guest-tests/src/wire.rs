@@ -25,6 +25,7 @@ pub const MP_FASTCLOSE: u8 = 7;
 
 /// Flag byte of MP_CAPABLE.
 pub const FLAG_A: u8 = 0x80;
+pub const FLAG_B: u8 = 0x40;
 pub const FLAG_C: u8 = 0x20;
 pub const FLAG_H: u8 = 0x01;
 

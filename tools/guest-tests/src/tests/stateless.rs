@@ -2,16 +2,14 @@
 
 //! Low-overhead joins with `stateless_join=1`: between SYN and ACK the server keeps nothing, whatever its backlog.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 
-use crate::mptcp::{self, Info};
-use crate::netns::{
-    output, Counters, Family, Mode, Netns, Pair, CLIENT_DEV, SERVER_DEV, SERVER_V4,
-};
+use crate::joinable::{check_growth, limit_subflows, Joinable};
+use crate::netns::{output, Family, Mode, Netns, Pair, CLIENT_DEV, SERVER_DEV};
 use crate::raw::{RawPeer, ISN};
 use crate::wire::{Segment, ACK, MPTCP, RST, SYN};
 use crate::Test;
@@ -108,103 +106,10 @@ fn stateless_pair() -> Result<Pair> {
     Ok(pair)
 }
 
-fn limit_subflows(netns: &Netns, limit: u32) -> Result<()> {
-    let limit = limit.to_string();
-    output(netns.command("ip").args([
-        "mptcp",
-        "limits",
-        "set",
-        "subflows",
-        &limit,
-        "add_addr_accepted",
-        "0",
-    ]))
-    .map(drop)
-}
-
-/// An established low-overhead connection, for others to join.
-struct Joinable {
-    listener: TcpListener,
-    client: TcpStream,
-    server: TcpStream,
-}
-
-impl Joinable {
-    fn new(pair: &Pair, listen: SocketAddr, to: IpAddr) -> Result<Self> {
-        let listener = mptcp::listen(&pair.server, listen)?;
-        let to = SocketAddr::new(to, listener.local_addr()?.port());
-        let client = mptcp::connect(&pair.client, to)?;
-        let server = mptcp::accept(&listener)?;
-        let this = Self {
-            listener,
-            client,
-            server,
-        };
-        this.exchange()?;
-        Ok(this)
-    }
-
-    /// One to the server's IPv4 address, and that with its port.
-    fn v4(pair: &Pair) -> Result<(Self, SocketAddrV4)> {
-        let at = Pair::server_addr(Family::V4);
-        let this = Self::new(pair, SocketAddr::new(at, 0), at)?;
-        let port = this.listener.local_addr()?.port();
-        Ok((this, SocketAddrV4::new(SERVER_V4, port)))
-    }
-
-    fn exchange(&self) -> Result<()> {
-        for seed in 0..3 {
-            mptcp::send(&self.client, seed, 20_000)?;
-            mptcp::receive(&self.server, seed, 20_000)?;
-            mptcp::send(&self.server, seed + 10, 20_000)?;
-            mptcp::receive(&self.client, seed + 10, 20_000)?;
-        }
-        Ok(())
-    }
-
-    /// The server's token.
-    fn token(&self) -> Result<u32> {
-        Ok(Info::of(&self.server)?
-            .context("the connection is plain TCP")?
-            .token)
-    }
-
-    /// How many subflows have joined, as the server sees it.
-    fn subflows(&self) -> Result<u8> {
-        Ok(Info::of(&self.server)?
-            .context("the connection is plain TCP")?
-            .subflows)
-    }
-
-    /// Waits until so many have.
-    fn wait_for_subflows(&self, count: u8) -> Result<()> {
-        let start = Instant::now();
-        while self.subflows()? != count {
-            ensure!(
-                start.elapsed() < Duration::from_secs(20),
-                "{} subflows joined, not {count}",
-                self.subflows()?
-            );
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
-    }
-}
-
 /// Request sockets of the namespace.
 fn requests(netns: &Netns) -> Result<usize> {
     let text = output(netns.command("ss").args(["-Htan", "state", "syn-recv"]))?;
     Ok(text.lines().count())
-}
-
-/// Checks how much counters of the module grew.
-fn check_growth(netns: &Netns, before: &Counters, expected: &[(&str, u64)]) -> Result<()> {
-    let after = netns.counters()?;
-    for (name, growth) in expected {
-        let grew = after.since(before, name)?;
-        ensure!(grew == *growth, "{name} grew by {grew}, not {growth}");
-    }
-    Ok(())
 }
 
 /// The MP_JOIN of a SYN/ACK has its length, and nothing but MP_JOIN's.
