@@ -159,6 +159,7 @@ struct dc_token_bucket {
 	X(MPC_COOKIE_NOT_OWN, "MPCapableCookieNotOwn")		\
 	X(JOIN_SYN_TX, "MPJoinSYNTX")				\
 	X(JOIN_SYN_RX, "MPJoinSYNRX")				\
+	X(JOIN_SYN_BAD, "MPJoinSYNBad")				\
 	X(JOIN_SYN_STATELESS, "MPJoinSYNStateless")		\
 	X(JOIN_SYNACK_RX, "MPJoinSYNACKRX")			\
 	X(JOIN_SYNACK_BAD, "MPJoinSYNACKBad")			\

@@ -19,6 +19,10 @@ use proto::option::mp_join::{
 use proto::option::Segment;
 
 use super::external;
+use super::wire::{
+    first,
+    is_own_join, //
+};
 use crate::bh::{
     BhDisabled,
     BhGuard, //
@@ -299,13 +303,19 @@ pub(super) unsafe fn take_syn(
     options: &[u8],
     bh: &BhDisabled,
 ) -> Option<c_int> {
-    let join = fields_of(find(options, Segment::Syn)?);
+    let found = find(options, Segment::Syn).map(fields_of);
     // SAFETY: Any token may be asked for.
-    if join.external && !unsafe { dc_token_has_mode(join.token, true) } {
+    if found.is_some_and(|join| join.external && !unsafe { dc_token_has_mode(join.token, true) }) {
         return None;
     }
     // SAFETY: By this function's requirement.
     let (netns, takes) = unsafe { Netns::of_listener(listener, true, bh) }?;
+    let Some(join) = found else {
+        if is_own_join(options) {
+            netns.count(DC_COUNT_JOIN_SYN_BAD);
+        }
+        return None;
+    };
     if !join.external && !takes.accept {
         return None;
     }
@@ -332,9 +342,14 @@ pub(super) unsafe fn take_cookie_ack(
     packet: Packet,
     bh: &BhDisabled,
 ) -> Option<c_int> {
-    let join = fields_of(find(packet.options(), packet.segment())?);
     // SAFETY: By this function's requirement.
     let (netns, takes) = unsafe { Netns::of_listener(listener, true, bh) }?;
+    let Some(join) = find(packet.options(), packet.segment()).map(fields_of) else {
+        if first(packet.options()).is_some_and(is_own_join) {
+            netns.count(DC_COUNT_JOIN_ACK_BAD);
+        }
+        return None;
+    };
     if !join.external && !takes.accept {
         return None;
     }

@@ -224,19 +224,18 @@ pub(crate) fn ours(options: &[u8]) -> Option<&[u8]> {
 /// Whether the first of these options may be a low-overhead MP_CAPABLE or MP_JOIN.
 #[inline(always)]
 pub(super) fn is_ours(options: &[u8]) -> bool {
-    /// The longest low-overhead MP_JOIN. The standard ones are longer.
-    const SHORT: u8 = mp_join::len::TOKEN as u8;
-    /// The MP_JOIN of an external-key ACK. The standard ones are shorter.
-    const LONG: u8 = mp_join::len::TOKEN_NONCE_HMAC as u8;
+    matches!(*options, [_, _, DC_VERSION, ..]) || is_own_join(options)
+}
 
-    let [_, length, third, ..] = *options else {
-        return false;
-    };
-    match third >> 4 {
-        subtype::MP_CAPABLE => third == DC_VERSION,
-        subtype::MP_JOIN => length <= SHORT || length == LONG,
-        _ => false,
-    }
+/// Whether the first of these options is an MP_JOIN that is none of RFC 8684's, by its length.
+#[inline(always)]
+pub(super) fn is_own_join(options: &[u8]) -> bool {
+    const SYN: u8 = mp_join::len::TOKEN_NONCE as u8;
+    const SYN_ACK: u8 = mp_join::len::HMAC_NONCE as u8;
+    const ACK: u8 = mp_join::len::HMAC as u8;
+
+    matches!(*options, [_, length, third, ..]
+        if third >> 4 == subtype::MP_JOIN && !matches!(length, SYN | SYN_ACK | ACK))
 }
 
 /// The options from the first of MPTCP's on.

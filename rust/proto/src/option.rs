@@ -35,8 +35,6 @@ pub mod subtype {
     pub const DSS: u8 = 2;
     /// Remove address (RFC 8684, section 3.4.2).
     pub const REMOVE_ADDR: u8 = 4;
-    /// Change subflow priority (RFC 8684, section 3.3.8).
-    pub const MP_PRIO: u8 = 5;
 }
 
 /// Where an option stands: its handshake segment, as the TCP flags and the payload tell.

@@ -153,6 +153,16 @@ fn zero_tokens_and_foreign_options_are_refused() {
 }
 
 #[test]
+fn only_the_first_mptcp_option_counts() {
+    let join = [30, 8, 0x10, 9, 1, 2, 3, 4];
+    let prio = [30, 3, 0x50];
+    let found = |parts: &[&[u8]]| find(&parts.concat(), Segment::Syn).is_some();
+    assert!(found(&[&[1, 1, 2, 4, 5, 0xb4], &join, &prio]));
+    assert!(!found(&[&prio, &join]));
+    assert!(!found(&[&[30, 4, 0x10, 9], &join]));
+}
+
+#[test]
 fn each_end_has_its_own_key_and_nonce_first() {
     let a = KeyField::from_raw(0x0101_0101_0202_0202).unwrap();
     let b = KeyField::from_raw(0x0303_0303_0404_0404).unwrap();

@@ -27,7 +27,7 @@
 use core::hint::black_box;
 
 use super::codec::{check_frame, Reader, Writer};
-use super::{options, subtype, subtype_of, Error, Segment, KIND};
+use super::{options, subtype, Error, Segment, KIND};
 use crate::key::KeyField;
 use crate::token::Token;
 
@@ -41,6 +41,8 @@ pub mod len {
     pub const TOKEN_NONCE: usize = 12;
     /// SYN/ACK, external-key and standard.
     pub const HMAC_NONCE: usize = 16;
+    /// ACK, standard.
+    pub const HMAC: usize = 24;
     /// ACK, external-key.
     pub const TOKEN_NONCE_HMAC: usize = 28;
 }
@@ -191,23 +193,11 @@ fn token(fields: &mut Reader<'_>) -> Result<Token, Error> {
 
 /// Finds the MP_JOIN option that counts among a segment's TCP options.
 ///
-/// As in the stock kernel (`mptcp_parse_option()`): the first one that is right for its segment
-/// counts and a wrong one is passed over; of other MPTCP options only REMOVE_ADDR and MP_PRIO may
-/// come before it.
+/// That is the first MPTCP option, or none: senders write REMOVE_ADDR and MP_PRIO behind it, and no
+/// other goes with it.
 #[inline]
 pub fn find(bytes: &[u8], segment: Segment) -> Option<MpJoinRepr> {
-    for option in options(bytes) {
-        match subtype_of(option) {
-            Some(subtype::MP_JOIN) => {
-                if let Ok(repr) = MpJoinRepr::parse(option, segment) {
-                    return Some(repr);
-                }
-            }
-            Some(subtype::REMOVE_ADDR | subtype::MP_PRIO) => {}
-            _ => return None,
-        }
-    }
-    None
+    MpJoinRepr::parse(options(bytes).next()?, segment).ok()
 }
 
 /// Length of a [`hmac_message`], in bytes.
