@@ -12,6 +12,16 @@ use socket2::Socket;
 
 use crate::mptcp::{self, Info};
 use crate::netns::{output, Counters, Family, Netns, Pair, SERVER_V4};
+use crate::wire::{MPTCP, MP_JOIN};
+
+/// Length of a low-overhead MP_JOIN in SYN and ACK, and in the SYN/ACK.
+pub const JOIN: u8 = 8;
+pub const JOIN_ANSWER: u8 = 4;
+
+/// A low-overhead MP_JOIN for a SYN or an ACK.
+pub fn mp_join(token: u32) -> Vec<u8> {
+    [&[MPTCP, JOIN, MP_JOIN << 4, 9][..], &token.to_be_bytes()].concat()
+}
 
 /// An established connection, for others to join.
 pub struct Joinable {
@@ -49,8 +59,14 @@ impl Joinable {
     pub fn v4(pair: &Pair) -> Result<(Self, SocketAddrV4)> {
         let at = Pair::server_addr(Family::V4);
         let this = Self::new(pair, SocketAddr::new(at, 0), at)?;
-        let port = this.listener.local_addr()?.port();
-        Ok((this, SocketAddrV4::new(SERVER_V4, port)))
+        let to = this.v4_addr()?;
+        Ok((this, to))
+    }
+
+    /// The server's IPv4 address and port.
+    pub fn v4_addr(&self) -> Result<SocketAddrV4> {
+        let port = self.listener.local_addr()?.port();
+        Ok(SocketAddrV4::new(SERVER_V4, port))
     }
 
     pub fn exchange(&self) -> Result<()> {
@@ -94,17 +110,15 @@ impl Joinable {
 
 /// How many subflows the path manager allows beside the first.
 pub fn limit_subflows(netns: &Netns, limit: u32) -> Result<()> {
-    let limit = limit.to_string();
-    output(netns.command("ip").args([
-        "mptcp",
-        "limits",
-        "set",
-        "subflows",
-        &limit,
-        "add_addr_accepted",
-        "0",
-    ]))
-    .map(drop)
+    limit_all(netns, limit, 0)
+}
+
+/// The same, and how many announced addresses it heeds.
+pub fn limit_all(netns: &Netns, subflows: u32, addresses: u32) -> Result<()> {
+    let (subflows, addresses) = (subflows.to_string(), addresses.to_string());
+    let limits = ["subflows", &subflows, "add_addr_accepted", &addresses];
+    let mut ip = netns.command("ip");
+    output(ip.args(["mptcp", "limits", "set"]).args(limits)).map(drop)
 }
 
 /// Checks how much counters of the module grew.

@@ -126,6 +126,11 @@ impl Counters {
             .with_context(|| format!("no counter {name}"))
     }
 
+    /// What there is.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// By how much a counter grew since `before`.
     pub fn since(&self, before: &Self, name: &str) -> Result<u64> {
         Ok(self.get(name)? - before.get(name)?)

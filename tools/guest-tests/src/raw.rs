@@ -19,6 +19,7 @@ pub const ISN: u32 = 0x1000_0000;
 pub struct RawPeer {
     pub address: Ipv4Addr,
     socket: Socket,
+    fences: u16,
     pub capture: Capture,
 }
 
@@ -48,6 +49,7 @@ impl RawPeer {
         Ok(Self {
             address,
             socket,
+            fences: 0,
             capture,
         })
     }
@@ -89,6 +91,27 @@ impl RawPeer {
         self.capture
             .wait_for(Duration::from_secs(20), |s| s.to == own && s.is(SYN | ACK))?
             .context("no SYN/ACK came")
+    }
+
+    /// Returns when `far` has dealt with all that was sent before: a closed port of it has answered.
+    pub fn fence(&mut self, far: Ipv4Addr) -> Result<()> {
+        const CLOSED: u16 = 9;
+        self.fences = self.fences % 1_000 + 1;
+        let port = 60_000 + self.fences;
+        self.send(
+            port,
+            SocketAddrV4::new(far, CLOSED),
+            SYN,
+            (ISN, 0),
+            &[],
+            &[],
+        )?;
+        self.capture
+            .wait_for(Duration::from_secs(20), |s| {
+                s.to.port() == port && s.flags & RST != 0
+            })?
+            .context("no answer of a closed port")
+            .map(drop)
     }
 
     /// Sends the first segment after a SYN/ACK.

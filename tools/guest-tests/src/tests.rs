@@ -6,11 +6,13 @@ mod attacks;
 mod cookies;
 mod derived;
 mod full_table;
+mod hostile;
 mod lifecycle;
 mod losses;
 mod malformed;
 mod matrix;
 mod stateless;
+mod subflows;
 mod variants;
 
 use crate::{Scale, Test};
@@ -32,10 +34,12 @@ pub fn all(scale: Scale) -> Vec<Test> {
         variants::tests(scale),
         cookies::tests(),
         stateless::tests(),
+        subflows::tests(scale),
         full_table::tests(scale),
         derived::tests(),
         attacks::tests(scale),
         malformed::tests(scale),
+        hostile::tests(scale),
         losses::tests(scale),
     ]
     .into_iter()

@@ -21,7 +21,9 @@ pub const MPTCP: u8 = 30;
 pub const MP_CAPABLE: u8 = 0;
 pub const MP_JOIN: u8 = 1;
 pub const DSS: u8 = 2;
+pub const MP_PRIO: u8 = 5;
 pub const MP_FASTCLOSE: u8 = 7;
+pub const MP_TCPRST: u8 = 8;
 
 /// Flag byte of MP_CAPABLE.
 pub const FLAG_A: u8 = 0x80;

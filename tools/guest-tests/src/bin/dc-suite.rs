@@ -99,7 +99,7 @@ fn suites(quick: bool) -> Result<Vec<Suite>> {
         ));
         return Ok(suites);
     }
-    suites.push(guest("guest-debian", &["--timeout=1500"], &[]));
+    suites.push(guest("guest-debian", &["--timeout=2400"], &[]));
 
     let mut programs: Vec<_> = fs::read_dir("scripts/test.d")
         .context("scripts/test.d")?
@@ -120,7 +120,7 @@ fn suites(quick: bool) -> Result<Vec<Suite>> {
     }
     suites.push(guest(
         TEST_KERNEL,
-        &["--kernel=test", "--timeout=1800"],
+        &["--kernel=test", "--timeout=2700"],
         &["--quick", "--kunit"],
     ));
     Ok(suites)

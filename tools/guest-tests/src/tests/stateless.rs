@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 
-use crate::joinable::{check_growth, limit_subflows, Joinable};
+use crate::joinable::{check_growth, limit_subflows, mp_join, Joinable, JOIN_ANSWER};
 use crate::netns::{output, Family, Mode, Netns, Pair, CLIENT_DEV, SERVER_DEV};
 use crate::raw::{RawPeer, ISN};
-use crate::wire::{Segment, ACK, MPTCP, RST, SYN};
+use crate::wire::{Segment, ACK, MP_JOIN, MP_TCPRST, RST, SYN};
 use crate::Test;
 
 pub fn tests() -> Vec<Test> {
@@ -83,17 +83,6 @@ enum ListenAt {
     V6,
     /// IPv6's wildcard; the client comes by IPv4.
     Any,
-}
-
-/// Length of a low-overhead MP_JOIN in SYN and ACK, and in the SYN/ACK.
-const JOIN: u8 = 8;
-const JOIN_ANSWER: u8 = 4;
-/// Subtype of MP_JOIN, and of MP_TCPRST.
-const MP_JOIN: u8 = 1;
-const MP_TCPRST: u8 = 8;
-
-fn mp_join(token: u32) -> Vec<u8> {
-    [&[MPTCP, JOIN, MP_JOIN << 4, 9][..], &token.to_be_bytes()].concat()
 }
 
 /// A pair of which the server answers joins without state, and takes some.
