@@ -7,6 +7,7 @@ mod clock;
 mod datapath;
 mod flood;
 mod frame;
+mod join;
 mod mark;
 mod measure;
 mod net;
@@ -27,7 +28,7 @@ use measure::Amount;
 use report::Report;
 
 const HELP: &str = "\
-Usage: dc-bench syn|datapath [OPTION]...   in a guest of scripts/vm --icount, as root
+Usage: dc-bench syn|join|datapath [OPTION]...   in a guest of scripts/vm --icount, as root
        dc-bench flood|table [OPTION]...    in any guest of scripts/vm, as root
        dc-bench show FILE                  anywhere
        dc-bench split FILE COUNTS          anywhere
@@ -35,6 +36,7 @@ Usage: dc-bench syn|datapath [OPTION]...   in a guest of scripts/vm --icount, as
 Measures, and prints the result as JSON; progress goes to standard error.
 
   syn       instructions of a SYN and its answer, by kind of SYN and state of the module
+  join      instructions of a whole join, both ends together, against a TCP connection
   datapath  instructions of a segment, by kind of connection and state of the module
   flood     what a flood of MP_JOIN SYNs leaves of the joins of 1,000 clients, and of memory
   table     how full the table of tokens is when a connection first falls back to TCP
@@ -118,6 +120,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
             return Ok(Request::Split { report, counts });
         }
         Some("syn") if words.len() == 1 => syn::run,
+        Some("join") if words.len() == 1 => join::run,
         Some("datapath") if words.len() == 1 => datapath::run,
         Some("flood") if words.len() == 1 => flood::run,
         Some("table") if words.len() == 1 => table::run,

@@ -91,12 +91,32 @@ pub fn measure(
     amount: Amount,
     mut sample: impl FnMut(usize) -> Result<()>,
 ) -> Result<Case> {
+    measure_between(state, what, amount, Ok, |n| sample(*n), |_, ()| Ok(()))
+}
+
+/// As [`measure`], with something before and after each sample that isn't counted.
+pub fn measure_between<B, A>(
+    state: State,
+    what: &str,
+    amount: Amount,
+    mut before: impl FnMut(usize) -> Result<B>,
+    mut sample: impl FnMut(&B) -> Result<A>,
+    mut after: impl FnMut(B, A) -> Result<()>,
+) -> Result<Case> {
     let mut costs = vec![0.0; amount.samples];
     let mut rounds = Vec::with_capacity(amount.rounds);
     let mut sum = 0.0;
+    let mut one = |number: usize| -> Result<f64> {
+        let given = before(number)?;
+        let start = clock::now();
+        let result = sample(&given);
+        let cost = (clock::now() - start) as f64;
+        after(given, result?)?;
+        Ok(cost)
+    };
     // What is done for the first time costs more.
     for number in 0..amount.samples / 4 {
-        sample(number)?;
+        one(number)?;
     }
     idle(1);
     mark::begin();
@@ -105,10 +125,7 @@ pub fn measure(
             idle(1);
         }
         for (number, cost) in costs.iter_mut().enumerate() {
-            let start = clock::now();
-            let result = sample(number);
-            *cost = (clock::now() - start) as f64;
-            result?;
+            *cost = one(number)?;
         }
         sum += costs.iter().sum::<f64>() / amount.samples as f64;
         rounds.push(median(&mut costs));
