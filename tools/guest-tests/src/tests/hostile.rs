@@ -703,6 +703,26 @@ fn expected(kind: Kind, setting: Setting, place: Place, form: &[Part]) -> Expect
     }
 }
 
+/// The counter that tells of a low-overhead connection's MP_JOIN that is wrong.
+fn counter(kind: Kind, setting: Setting, place: Place, form: &[Part]) -> Option<&'static str> {
+    let (length, _, token, right) = first(kind, form)?;
+    let readable = length == JOIN && token != Token::Is(0);
+    if kind != Kind::LowOverhead || right {
+        return None;
+    }
+    match place {
+        Place::Syn if readable => Some("MPJoinNoToken"),
+        Place::Ack if readable && setting.is_stateless() => Some("MPJoinNoToken"),
+        Place::Ack if !setting.is_stateless() => Some("MPJoinACKBad"),
+        // Standard lengths are the stack's affair.
+        _ if matches!(length, 12 | 16 | 24) => None,
+        Place::Syn => Some("MPJoinSYNBad"),
+        Place::Ack if length == 28 => Some("MPJoinNoToken"),
+        Place::Ack => Some("MPJoinACKBad"),
+        _ => None,
+    }
+}
+
 fn everywhere(setting: Setting, place: Place, scale: Scale) -> Result<String> {
     let forms = forms(place, scale);
     let mut stock = Target::new(Kind::Standard, Mode::Stock, setting.stock(place))?;
@@ -736,6 +756,12 @@ fn everywhere(setting: Setting, place: Place, scale: Scale) -> Result<String> {
                 differences += &format!(
                     "{kind:?} {form:?}: {outcome:?}, counted {own:?}\n  not as {as_what:?} on stock: {right:?}\n"
                 );
+            }
+            if let Some(name) = counter(kind, setting, place, form) {
+                if !own.contains_key(name) {
+                    differences +=
+                        &format!("{kind:?} {form:?}: {name} stands still, but {own:?}\n");
+                }
             }
             uncounted += usize::from(own.is_empty() && outcome.counted.is_empty());
         }
