@@ -97,7 +97,7 @@ impl Idsn {
 /// with its halves swapped. A standard connection passes by accident once in 2^96.
 #[inline]
 pub const fn is_low_overhead(local_token: u32, local_key: u64, idsn: u64) -> bool {
-    local_token != 0 && local_token == (local_key >> 32) as u32 && idsn == local_key.rotate_left(32)
+    idsn == local_key.rotate_left(32) && local_token == (local_key >> 32) as u32 && local_token != 0
 }
 
 #[cfg(test)]

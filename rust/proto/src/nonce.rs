@@ -68,9 +68,8 @@ enum Addrs {
 
 #[inline]
 fn ports(local: [u8; 2], remote: [u8; 2]) -> u32 {
-    let [a, b] = local;
-    let [c, d] = remote;
-    u32::from_le_bytes([a, b, c, d])
+    let [local, remote] = [local, remote].map(u16::from_le_bytes);
+    (u32::from(remote) << 16) | u32::from(local)
 }
 
 /// Two 32-bit numbers in the order of their bytes, little endian.
@@ -159,7 +158,7 @@ impl Flow {
         let number = pair(self.ports, number);
         match self.addrs {
             Addrs::V4(addrs) => key.hash([addrs, number], tail),
-            Addrs::V6([a, b, c, d]) => key.hash([a, b, c, d, number], tail),
+            Addrs::V6(addrs) => hash_v6(key, addrs, number, tail),
         }
     }
 
@@ -167,6 +166,12 @@ impl Flow {
     fn tail(&self, purpose: Purpose) -> Tail {
         Tail::seven((self.netns << 8) | purpose as u64)
     }
+}
+
+/// In one place, as it is long.
+#[inline(never)]
+fn hash_v6(key: &HashKey, [a, b, c, d]: [u64; 4], number: u64, tail: Tail) -> u64 {
+    key.hash([a, b, c, d, number], tail)
 }
 
 /// The IPv4 address in a mapped IPv6 address `::ffff:a.b.c.d`; both as wire bytes read little

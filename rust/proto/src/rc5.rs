@@ -195,7 +195,7 @@ impl<W: Word, const R: usize, const B: usize> Rc5<W, R, B> {
     }
 
     /// Encrypts one block `[A, B]`.
-    #[inline]
+    #[inline(always)]
     pub fn encrypt(&self, [a, b]: [W; 2]) -> [W; 2] {
         let [s0, s1] = self.whitening;
         let mut a = a.add(s0);

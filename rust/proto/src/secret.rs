@@ -52,7 +52,7 @@ impl Secret {
 
     /// The key field of `flow` made from `counter`, for a connection of either mode; `None` for the one
     /// counter that is skipped.
-    #[inline]
+    #[inline(always)]
     pub fn issue(&self, flow: &Flow, counter: Counter, external: bool) -> Option<KeyField> {
         let token = self.cipher.seal(counter)?;
         let key = KeyField::new(token, flow.random_part(&self.hash, counter));

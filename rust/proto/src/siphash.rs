@@ -11,8 +11,8 @@ use core::hint::black_box;
 
 /// A SipHash key, overwritten when dropped.
 pub struct HashKey {
-    k0: u64,
-    k1: u64,
+    /// The state before the first word, which says the same as the key.
+    start: State,
 }
 
 /// The last, partial word of a message: up to seven bytes, in the low 56 bits.
@@ -44,9 +44,14 @@ impl HashKey {
     #[inline]
     pub fn new(key: &[u8; 16]) -> Self {
         let key = u128::from_le_bytes(*key);
+        let (k0, k1) = (key as u64, (key >> 64) as u64);
         Self {
-            k0: key as u64,
-            k1: (key >> 64) as u64,
+            start: State {
+                v0: k0 ^ 0x736f_6d65_7073_6575,
+                v1: k1 ^ 0x646f_7261_6e64_6f6d,
+                v2: k0 ^ 0x6c79_6765_6e65_7261,
+                v3: k1 ^ 0x7465_6462_7974_6573,
+            },
         }
     }
 
@@ -57,25 +62,24 @@ impl HashKey {
 
     /// Overwrites the key with zeros.
     pub fn wipe(&mut self) {
-        self.k0 = 0;
-        self.k1 = 0;
+        self.start = State {
+            v0: 0,
+            v1: 0,
+            v2: 0,
+            v3: 0,
+        };
         black_box(self);
     }
 
     /// Hashes `words`, each as its eight bytes, little endian, followed by `tail`.
     ///
     /// Equals SipHash-2-4 of that byte string.
-    #[inline]
+    #[inline(always)]
     pub fn hash<const N: usize>(&self, words: [u64; N], tail: Tail) -> u64 {
         const { assert!(N <= 31, "the length byte would be cut") };
         let bytes = (N as u64).wrapping_mul(8).wrapping_add(u64::from(tail.len));
 
-        let mut state = State {
-            v0: self.k0 ^ 0x736f_6d65_7073_6575,
-            v1: self.k1 ^ 0x646f_7261_6e64_6f6d,
-            v2: self.k0 ^ 0x6c79_6765_6e65_7261,
-            v3: self.k1 ^ 0x7465_6462_7974_6573,
-        };
+        let mut state = self.start;
         for word in words {
             state.absorb(word);
         }
@@ -90,6 +94,7 @@ impl Drop for HashKey {
     }
 }
 
+#[derive(Clone, Copy)]
 struct State {
     v0: u64,
     v1: u64,
@@ -98,7 +103,7 @@ struct State {
 }
 
 impl State {
-    #[inline]
+    #[inline(always)]
     fn round(&mut self) {
         self.v0 = self.v0.wrapping_add(self.v1);
         self.v1 = self.v1.rotate_left(13) ^ self.v0;
@@ -112,7 +117,7 @@ impl State {
         self.v2 = self.v2.rotate_left(32);
     }
 
-    #[inline]
+    #[inline(always)]
     fn absorb(&mut self, word: u64) {
         self.v3 ^= word;
         self.round();
@@ -120,7 +125,7 @@ impl State {
         self.v0 ^= word;
     }
 
-    #[inline]
+    #[inline(always)]
     fn finish(mut self) -> u64 {
         self.v2 ^= 0xff;
         for _ in 0..4 {

@@ -56,7 +56,7 @@ impl TokenCipher {
     }
 
     /// The token of a counter; `None` for the one counter that encrypts to 0 and is skipped.
-    #[inline]
+    #[inline(always)]
     pub fn seal(&self, counter: Counter) -> Option<Token> {
         let [a, b] = self.0.encrypt(words(counter.0));
         Token::new(number(a, b))
@@ -122,6 +122,28 @@ pub struct Take {
     pub rekey_due: bool,
 }
 
+/// The counters of a slice that are taken without a thought: all but those at its end, where the key is due to be
+/// replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The slice's first counter.
+    pub first: u32,
+    /// The first cursor behind the stretch.
+    pub end: u32,
+}
+
+impl Stretch {
+    /// What [`Slices::next`] takes at this cursor, with the next cursor one further; `None`: ask there.
+    #[inline]
+    pub const fn counter(self, cursor: u32) -> Option<Counter> {
+        if cursor < self.end {
+            Some(Counter(self.first | cursor))
+        } else {
+            None
+        }
+    }
+}
+
 /// Where a counter lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -178,6 +200,19 @@ impl Slices {
             cursor: taken,
             rekey_due: taken >= self.rekey_at(),
         })
+    }
+
+    /// The part of a slice that takes no thought; none of it where there is no such slice.
+    #[inline]
+    pub const fn stretch(self, slice: u32) -> Stretch {
+        Stretch {
+            first: self.base(slice),
+            end: if slice < self.count() {
+                self.rekey_at().saturating_sub(1)
+            } else {
+                0
+            },
+        }
     }
 
     /// The first counter of a slice.
@@ -241,6 +276,19 @@ mod tests {
             prop_assert!(slices.issued(take.counter, |s| (s == slice).then_some(take.cursor)));
             prop_assert!(!slices.issued(take.counter, |s| (s == slice).then_some(cursor)));
             prop_assert!(!slices.issued(take.counter, |_| None));
+        }
+
+        #[test]
+        fn on_a_stretch_counters_are_taken_as_elsewhere(cpus in 1_u32..=1 << 31, slice: u32, cursor: u32) {
+            let slices = slices(cpus);
+            let stretch = slices.stretch(slice);
+            for (slice, cursor) in [(slice, cursor), (slice % slices.count(), cursor % slices.last())] {
+                let stretch = slices.stretch(slice);
+                let expected = slices.next(slice, cursor).filter(|take| !take.rekey_due);
+                prop_assert_eq!(stretch.counter(cursor), expected.map(|take| take.counter));
+                prop_assert!(expected.is_none_or(|take| take.cursor == cursor + 1));
+            }
+            prop_assert_eq!(stretch.counter(u32::MAX), None);
         }
 
         #[test]

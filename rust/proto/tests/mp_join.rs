@@ -4,7 +4,9 @@
 
 use proptest::prelude::*;
 use proto::key::KeyField;
-use proto::option::mp_join::{find, hmac_message, same_hmac, Body, MpJoinRepr};
+use proto::option::mp_join::{
+    find, hmac_message, same_hmac, standard_syn_alone, syn_alone, Body, MpJoinRepr,
+};
 use proto::option::{Error, Segment, MAX_LEN};
 use proto::token::Token;
 
@@ -55,6 +57,18 @@ proptest! {
         prop_assert_eq!(bytes.len() % 4, 0);
         prop_assert_eq!(MpJoinRepr::parse(&bytes, segment), Ok(repr));
         prop_assert_eq!(find(&bytes, segment), Some(repr));
+    }
+
+    #[test]
+    fn a_syn_is_read_the_same_where_it_is_known_to_be(
+        (segment, repr) in mp_join(), behind in prop::collection::vec(0_u8..3, 0..3),
+    ) {
+        let bytes = [emit(&repr), behind].concat();
+        let found = find(&bytes, Segment::Syn);
+        let alone = |length| found.filter(|_| bytes.len() == length);
+        prop_assert_eq!(syn_alone(&bytes), alone(8));
+        prop_assert_eq!(standard_syn_alone(&bytes), alone(12));
+        prop_assert!(segment != Segment::Syn || alone(repr.buffer_len()).is_none_or(|it| it == repr));
     }
 
     #[test]

@@ -132,6 +132,15 @@ pub struct Features {
     pub deny_join: bool,
 }
 
+impl Features {
+    /// None of them, the default.
+    pub const NONE: Self = Self {
+        checksum: false,
+        external: false,
+        deny_join: false,
+    };
+}
+
 /// View of an MP_CAPABLE option of any version.
 ///
 /// # Invariants

@@ -109,7 +109,7 @@ impl MpJoinRepr {
     ///
     /// [`Error::Truncated`], [`Error::Kind`], [`Error::Subtype`]; [`Error::Length`] for a form that the
     /// segment cannot have; [`Error::ZeroToken`].
-    #[inline]
+    #[inline(always)]
     pub fn parse(bytes: &[u8], segment: Segment) -> Result<Self, Error> {
         let length = check_frame(bytes, subtype::MP_JOIN)?;
         let mut fields = Reader::new(bytes);
@@ -159,7 +159,7 @@ impl MpJoinRepr {
     /// # Errors
     ///
     /// [`Error::NoRoom`] if the buffer is too small. Nothing was written then.
-    #[inline]
+    #[inline(always)]
     pub fn emit(&self, buffer: &mut [u8]) -> Result<usize, Error> {
         let length = self.buffer_len();
         let mut out = Writer::new(buffer, length)?;
@@ -189,6 +189,22 @@ impl MpJoinRepr {
 #[inline]
 fn token(fields: &mut Reader<'_>) -> Result<Token, Error> {
     Token::new(u32::from_be_bytes(fields.take()?)).ok_or(Error::ZeroToken)
+}
+
+/// The low-overhead MP_JOIN of a SYN whose options from its place on are nothing else.
+///
+/// [`find`] says the same of it, in more steps; this is for a server that knows where it is.
+#[inline(always)]
+pub fn syn_alone(bytes: &[u8]) -> Option<MpJoinRepr> {
+    let option: &[u8; len::TOKEN] = bytes.try_into().ok()?;
+    MpJoinRepr::parse(option, Segment::Syn).ok()
+}
+
+/// [`syn_alone`] for a standard MP_JOIN.
+#[inline(always)]
+pub fn standard_syn_alone(bytes: &[u8]) -> Option<MpJoinRepr> {
+    let option: &[u8; len::TOKEN_NONCE] = bytes.try_into().ok()?;
+    MpJoinRepr::parse(option, Segment::Syn).ok()
 }
 
 /// Finds the MP_JOIN option that counts among a segment's TCP options.

@@ -109,6 +109,11 @@ pub fn find_join(bytes: &[u8], segment: Segment) -> Option<MpJoinRepr> {
 }
 
 #[no_mangle]
+pub fn join_syn_alone(bytes: &[u8]) -> [Option<MpJoinRepr>; 2] {
+    [mp_join::syn_alone(bytes), mp_join::standard_syn_alone(bytes)]
+}
+
+#[no_mangle]
 pub fn emit_join(repr: &MpJoinRepr, buffer: &mut [u8]) -> Result<usize, Error> {
     repr.emit(buffer)
 }
