@@ -278,7 +278,7 @@ struct KeySha;
 impl Hook for KeySha {
     const TARGET: &'static CStr = c"mptcp_crypto_key_sha";
 
-    fn takes(call: &Call<'_>) -> bool {
+    fn takes(call: Call<'_>) -> bool {
         let token = call.arg1::<u32>();
         let iasn = call.arg2::<u64>();
         token.is_null()

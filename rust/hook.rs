@@ -21,7 +21,9 @@
 //! C header: [`include/linux/ftrace.h`](srctree/include/linux/ftrace.h)
 
 use core::cell::UnsafeCell;
+use core::marker::PhantomData;
 use core::mem::MaybeUninit;
+use core::ptr::NonNull;
 use core::sync::atomic::{
     AtomicBool,
     AtomicUsize,
@@ -51,64 +53,95 @@ const FL_IPMODIFY: usize = 1 << 12;
 const FL_PERMANENT: usize = 1 << 16;
 
 /// A call of a hooked function, seen at its entry.
+///
+/// # Invariants
+///
+/// `regs` are the registers at that entry; nothing else accesses them while this lives.
+#[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
-    regs: &'a pt_regs,
+    regs: NonNull<pt_regs>,
     parent: usize,
+    _lives: PhantomData<&'a pt_regs>,
 }
 
 impl Call<'_> {
+    #[inline(always)]
+    fn regs(&self) -> &pt_regs {
+        // SAFETY: By the type's invariant.
+        unsafe { self.regs.as_ref() }
+    }
+
+    /// Leaves what the predicate found to the replacement of a function that has three arguments, as a fourth and
+    /// a fifth: ftrace restores the registers of all arguments that there can be.
+    #[inline(always)]
+    pub(crate) fn hand_over(self, found: &[u8]) {
+        let regs = self.regs.as_ptr();
+        // SAFETY: By the type's invariant.
+        unsafe {
+            (&raw mut (*regs).cx).write(found.as_ptr() as usize);
+            (&raw mut (*regs).r8).write(found.len());
+        }
+    }
+
+    /// Sends the call to `replacement`.
+    #[inline(always)]
+    fn redirect(self, replacement: usize) {
+        // SAFETY: By the type's invariant.
+        unsafe { (&raw mut (*self.regs.as_ptr()).ip).write(replacement) };
+    }
+
     /// The first argument, as a pointer.
     #[inline(always)]
     pub(crate) fn arg0<T>(&self) -> *mut T {
-        self.regs.di as *mut T
+        self.regs().di as *mut T
     }
 
     /// The second argument, as a pointer.
     #[inline(always)]
     pub(crate) fn arg1<T>(&self) -> *mut T {
-        self.regs.si as *mut T
+        self.regs().si as *mut T
     }
 
     /// The third argument, as a pointer.
     #[inline(always)]
     pub(crate) fn arg2<T>(&self) -> *mut T {
-        self.regs.dx as *mut T
+        self.regs().dx as *mut T
     }
 
     /// The first argument, as a `u64`.
     #[inline(always)]
     pub(crate) fn u64_0(&self) -> u64 {
-        self.regs.di as u64
+        self.regs().di as u64
     }
 
     /// The second argument, as a `u64`.
     #[inline(always)]
     pub(crate) fn u64_1(&self) -> u64 {
-        self.regs.si as u64
+        self.regs().si as u64
     }
 
     /// The fourth argument, as an `int`.
     #[inline(always)]
     pub(crate) fn int3(&self) -> c_int {
-        self.regs.cx as c_int
+        self.regs().cx as c_int
     }
 
     /// The second argument, as an `int`.
     #[inline(always)]
     pub(crate) fn int1(&self) -> c_int {
-        self.regs.si as c_int
+        self.regs().si as c_int
     }
 
     /// The third argument, as an `int`.
     #[inline(always)]
     pub(crate) fn int2(&self) -> c_int {
-        self.regs.dx as c_int
+        self.regs().dx as c_int
     }
 
     /// The fourth argument, as a pointer.
     #[inline(always)]
     pub(crate) fn arg3<T>(&self) -> *mut T {
-        self.regs.cx as *mut T
+        self.regs().cx as *mut T
     }
 
     /// Where the call returns to.
@@ -171,7 +204,14 @@ pub(crate) trait Hook {
 
     /// Whether the replacement takes this call. Runs in the ftrace callback: it must be quick,
     /// must not block, and must take nothing but the arguments for granted.
-    fn takes(call: &Call<'_>) -> bool;
+    fn takes(call: Call<'_>) -> bool;
+
+    /// What [`takes`](Self::takes) says, where that can be told at a glance; `None`: ask there. For hooks that run
+    /// for every SYN or segment: it becomes a part of the callback, and should call nothing.
+    #[inline(always)]
+    fn glance(_call: Call<'_>) -> Option<bool> {
+        None
+    }
 
     /// The address of the replacement, a function of the hooked function's own type.
     fn replacement() -> usize;
@@ -194,14 +234,29 @@ pub(crate) unsafe fn dispatch<H: Hook>(
     if !site.is_some_and(|site| site.is_at(ip)) {
         return false;
     }
-    // SAFETY: On x86-64, `ftrace_regs` is a `pt_regs` of which ftrace has filled the argument
+    // SAFETY: By this function's requirement it is not null.
+    let regs = unsafe { NonNull::new_unchecked(fregs.cast::<pt_regs>()) };
+    // INVARIANT: On x86-64, `ftrace_regs` is a `pt_regs` of which ftrace has filled the argument
     // registers and `ip` (`struct __arch_ftrace_regs`), and it is the callback's own.
-    let regs = unsafe { &mut *fregs.cast::<pt_regs>() };
-    let call = Call { regs, parent };
-    if H::takes(&call) {
-        regs.ip = H::replacement();
+    let call = Call {
+        regs,
+        parent,
+        _lives: PhantomData,
+    };
+    match H::glance(call) {
+        Some(true) => call.redirect(H::replacement()),
+        Some(false) => {}
+        None => decide::<H>(call),
     }
     true
+}
+
+/// Asks the predicate. Not in the callback, which would save registers for it even where a glance does.
+#[inline(never)]
+fn decide<H: Hook>(call: Call<'_>) {
+    if H::takes(call) {
+        call.redirect(H::replacement());
+    }
 }
 
 /// Hooks that are installed together.

@@ -28,6 +28,7 @@ use proto::token::{
     Counter,
     Place,
     Slices,
+    Stretch,
     Token, //
 };
 
@@ -139,9 +140,29 @@ fn take(bh: &BhDisabled) -> Option<(&Epoch, Counter)> {
     // SAFETY: With softirqs disabled the cursor is ours. Nobody can bring it into a later epoch
     // than the one just read.
     let cursor = unsafe { &mut *bindings::dc_cursor_here() };
+    let stretch = Stretch {
+        first: cursor.first,
+        end: cursor.end,
+    };
+    let taken = match stretch.counter(cursor.taken) {
+        Some(counter) if cursor.epoch == epoch.number => {
+            cursor.taken = cursor.taken.wrapping_add(1);
+            counter
+        }
+        _ => take_otherwise(epoch, cursor)?,
+    };
+    Some((epoch, taken))
+}
+
+/// Goes on with [`take`] where the epoch is new to this CPU, or its slice nears its end.
+#[cold]
+fn take_otherwise(epoch: &Epoch, cursor: &mut bindings::dc_cursor) -> Option<Counter> {
     if cursor.epoch != epoch.number {
+        let stretch = epoch.slices.stretch(cursor.slice);
         cursor.epoch = epoch.number;
         cursor.taken = 0;
+        cursor.first = stretch.first;
+        cursor.end = stretch.end;
     }
     let take = epoch.slices.next(cursor.slice, cursor.taken);
     if take.is_none_or(|take| take.rekey_due) {
@@ -150,13 +171,13 @@ fn take(bh: &BhDisabled) -> Option<(&Epoch, Counter)> {
     }
     let take = take?;
     cursor.taken = take.cursor;
-    Some((epoch, take.counter))
+    Some(take.counter)
 }
 
 /// Makes a key field for this host's end of `flow`, in either mode, from the next counter of this CPU.
 ///
 /// `None` if this CPU has none left, until the secret is replaced.
-#[inline]
+#[inline(always)]
 pub(crate) fn issue(flow: &Flow, external: bool, bh: &BhDisabled) -> Option<KeyField> {
     let (epoch, counter) = take(bh)?;
     // One counter in 2^32 makes no token. Its turn is worth one fallback.
@@ -164,15 +185,21 @@ pub(crate) fn issue(flow: &Flow, external: bool, bh: &BhDisabled) -> Option<KeyF
 }
 
 /// Makes a key of standard MPTCP for this host's end of `flow`. `None` as for [`issue`].
-#[inline]
+#[inline(always)]
 pub(crate) fn standard_key(flow: &Flow, bh: &BhDisabled) -> Option<NonZeroU64> {
     let (epoch, counter) = take(bh)?;
     Some(flow.standard_key(epoch.current.hash_key(), counter))
 }
 
+/// [`standard_key`] in one place.
+#[inline(never)]
+pub(crate) fn standard_key_again(flow: &Flow, bh: &BhDisabled) -> Option<NonZeroU64> {
+    standard_key(flow, bh)
+}
+
 /// Makes the nonce of a standard MP_JOIN for this host's end of `flow`, in which the client's SYN has
 /// the sequence number `isn`.
-#[inline]
+#[inline(always)]
 pub(crate) fn join_nonce(flow: &Flow, isn: u32, bh: &BhDisabled) -> Option<NonZeroU32> {
     Some(flow.join_nonce(epoch(bh)?.current.hash_key(), isn))
 }
@@ -188,28 +215,33 @@ const TRIES_WHEN_FULL: u32 = 4;
 /// token's bucket had room.
 ///
 /// False if none was taken in [`TRIES`] attempts, or this CPU has no counters left.
-#[inline]
 pub(crate) fn issue_free(
     flow: &Flow,
     external: bool,
     netns: Netns,
     bh: &BhDisabled,
-    mut accept: impl FnMut(KeyField) -> bool,
+    accept: impl Fn(KeyField) -> bool,
 ) -> bool {
-    let Some(key) = issue(flow, external, bh) else {
+    let Some(key) = issue_again(flow, external, bh) else {
         return false;
     };
     accept(key) || search(flow, external, netns, bh, accept)
 }
 
+/// [`issue`] in one place.
+#[inline(never)]
+fn issue_again(flow: &Flow, external: bool, bh: &BhDisabled) -> Option<KeyField> {
+    issue(flow, external, bh)
+}
+
 /// Goes on with [`issue_free`], the first token of which was busy.
 #[cold]
-fn search(
+pub(crate) fn search(
     flow: &Flow,
     external: bool,
     netns: Netns,
     bh: &BhDisabled,
-    mut accept: impl FnMut(KeyField) -> bool,
+    accept: impl Fn(KeyField) -> bool,
 ) -> bool {
     // SAFETY: With softirqs disabled the cursor is ours.
     let full_at = unsafe { &raw mut (*bindings::dc_cursor_here()).full_at };
@@ -223,7 +255,7 @@ fn search(
     };
     for _ in 1..tries {
         netns.count(bindings::DC_COUNT_TOKEN_BUSY);
-        let Some(key) = issue(flow, external, bh) else {
+        let Some(key) = issue_again(flow, external, bh) else {
             return false;
         };
         if accept(key) {

@@ -27,7 +27,7 @@ impl Hook for Getsockopt {
     const TARGET: &'static CStr = c"mptcp_getsockopt";
     const SLEEPS: bool = true;
 
-    fn takes(call: &Call<'_>) -> bool {
+    fn takes(call: Call<'_>) -> bool {
         call.int1() == SOL_MPTCP as c_int && call.int2() == MPTCP_DC_INFO as c_int
     }
 
@@ -58,7 +58,7 @@ impl Hook for Setsockopt {
     const TARGET: &'static CStr = c"mptcp_setsockopt";
     const SLEEPS: bool = true;
 
-    fn takes(call: &Call<'_>) -> bool {
+    fn takes(call: Call<'_>) -> bool {
         call.int1() == SOL_MPTCP as c_int
             && matches!(
                 call.int2() as u32,
@@ -93,7 +93,7 @@ impl Hook for Destroy {
     const TARGET: &'static CStr = c"mptcp_destroy";
     const SLEEPS: bool = true;
 
-    fn takes(call: &Call<'_>) -> bool {
+    fn takes(call: Call<'_>) -> bool {
         // SAFETY: The socket, which still lives, is the first argument.
         apps_used() && unsafe { dc_app_exists(call.arg0()) }
     }

@@ -70,6 +70,19 @@ macro_rules! view {
                 NonNull::new(raw.cast_mut().cast()).map(Self)
             }
 
+            /// Views what a hooked function got as an argument that is never null.
+            ///
+            /// # Safety
+            ///
+            /// `raw` must point to a live object, which outlives the view.
+            #[inline(always)]
+            #[allow(dead_code)]
+            pub(crate) unsafe fn live(raw: *const $raw) -> Self {
+                // SAFETY: By this function's requirement.
+                // INVARIANT: As above.
+                Self(unsafe { NonNull::new_unchecked(raw.cast_mut().cast()) })
+            }
+
             /// The pointer, for C.
             #[inline(always)]
             #[allow(dead_code)]
@@ -176,12 +189,10 @@ impl Request {
         token / set_token: u32 = DC_OFF_mptcp_subflow_request_sock__token;
     }
 
-    /// Whether the request is a low-overhead MP_CAPABLE one.
-    #[inline]
-    pub(crate) fn is_low_overhead(self) -> bool {
+    /// Whether the request is low-overhead, or has the memory of one that was.
+    #[inline(always)]
+    pub(crate) fn has_key_field(self) -> bool {
         is_low_overhead(self.token(), self.local_key(), self.idsn())
-            // SAFETY: The request lives.
-            && unsafe { dc_request_is_capable(self.raw()) }
     }
 
     /// Takes a key field, with the token and the data sequence number that it stands for.
@@ -217,6 +228,12 @@ impl OutOptions {
 
     /// Any handshake option: MP_CAPABLE or MP_JOIN.
     pub(crate) const HANDSHAKE: u16 = (DC_MPC_SYN | DC_MPC_SYNACK | DC_MPC_ACK) as u16 | Self::MPJ;
+
+    /// All suboptions of the SYN/ACK of an MP_CAPABLE of ours. The flags are in `join_id`.
+    pub(crate) const CAPABLE_ANSWER: u16 = Self::OURS | DC_MPC_SYNACK as u16;
+
+    /// All suboptions of the SYN/ACK of an MP_JOIN of ours.
+    pub(crate) const JOIN_ANSWER: u16 = Self::OURS | DC_MPJ_SYNACK as u16;
 
     /// The option is to be written in our form. The stack doesn't use the bit.
     pub(crate) const OURS: u16 = 1 << 15;
@@ -320,41 +337,54 @@ impl Packet {
     /// is neither IPv4 nor IPv6.
     #[inline]
     pub(crate) fn flow(&self, netns: u64) -> Option<Flow> {
-        let ([s0, s1, d0, d1, ..], _) = self.tcp();
-        let (local_port, remote_port) = ([*d0, *d1], [*s0, *s1]);
-        // SAFETY: TCP ran behind IP, so the IP header is in the packet's linear part.
-        let ip = unsafe { self.head().add(usize::from(self.network_header())) };
-        match self.protocol() {
-            [0x08, 0x00] => {
-                // SAFETY: An IPv4 header has 20 bytes.
-                let addrs = unsafe { ip.add(12).cast::<[[u8; 4]; 2]>().read_unaligned() };
-                let [remote, local] = addrs;
-                let local = End {
-                    addr: local,
-                    port: local_port,
-                };
-                let remote = End {
-                    addr: remote,
-                    port: remote_port,
-                };
-                Some(Flow::v4(netns, local, remote))
-            }
-            [0x86, 0xdd] => {
-                // SAFETY: An IPv6 header has 40 bytes.
-                let addrs = unsafe { ip.add(8).cast::<[[u8; 16]; 2]>().read_unaligned() };
-                let [remote, local] = addrs;
-                let local = End {
-                    addr: local,
-                    port: local_port,
-                };
-                let remote = End {
-                    addr: remote,
-                    port: remote_port,
-                };
-                Some(Flow::v6(netns, local, remote))
-            }
-            _ => None,
+        self.flow_v4(netns).or_else(|| self.flow_v6(netns))
+    }
+
+    /// [`flow`](Self::flow) for IPv4.
+    #[inline(always)]
+    pub(crate) fn flow_v4(&self, netns: u64) -> Option<Flow> {
+        /// `ETH_P_IP`
+        const IPV4: u16 = 0x0800;
+
+        // SAFETY: An IPv4 header has 20 bytes, the addresses last.
+        let (local, remote) = unsafe { self.ends::<4>(IPV4, 12) }?;
+        Some(Flow::v4(netns, local, remote))
+    }
+
+    fn flow_v6(&self, netns: u64) -> Option<Flow> {
+        /// `ETH_P_IPV6`
+        const IPV6: u16 = 0x86dd;
+
+        // SAFETY: An IPv6 header has 40 bytes, the addresses last.
+        let (local, remote) = unsafe { self.ends::<16>(IPV6, 8) }?;
+        Some(Flow::v6(netns, local, remote))
+    }
+
+    /// The ends of a connection over `protocol`, local end first.
+    ///
+    /// # Safety
+    ///
+    /// The header of `protocol` must have its two addresses at `offset`.
+    #[inline(always)]
+    unsafe fn ends<const N: usize>(
+        &self,
+        protocol: u16,
+        offset: usize,
+    ) -> Option<(End<N>, End<N>)> {
+        if self.protocol() != protocol.to_be_bytes() {
+            return None;
         }
+        let header = core::ptr::from_ref(self.tcp().0);
+        // SAFETY: A TCP header begins with the ports.
+        let [remote_port, local_port] = unsafe { header.cast::<[[u8; 2]; 2]>().read() };
+        // SAFETY: TCP ran behind IP, so the IP header is in the packet's linear part; the rest by this
+        // function's requirement.
+        let [remote, local] = unsafe {
+            let ip = self.head().add(usize::from(self.network_header()));
+            ip.add(offset).cast::<[[u8; N]; 2]>().read_unaligned()
+        };
+        let end = |addr, port| End { addr, port };
+        Some((end(local, local_port), end(remote, remote_port)))
     }
 }
 
@@ -424,6 +454,12 @@ impl Netns {
             .map(Self)
     }
 
+    /// The pointer, for C.
+    #[inline(always)]
+    pub(crate) fn raw(&self) -> *mut dc_netns {
+        self.0.as_ptr()
+    }
+
     /// `net.mptcp_dc.lowoverhead`. A sysctl may be writing it.
     #[inline]
     fn mode(&self) -> u8 {
@@ -443,15 +479,8 @@ impl Netns {
         join: bool,
         _bh: &BhDisabled,
     ) -> Option<(Self, Listener)> {
-        let mut of = dc_listener {
-            netns: core::ptr::null_mut(),
-            accept: false,
-            external: false,
-        };
         // SAFETY: By this function's requirement; softirqs are disabled.
-        if !unsafe { dc_listener_of(listener, join, &mut of) } {
-            return None;
-        }
+        let of = unsafe { dc_listener_of(listener, join) };
         let takes = Listener {
             accept: of.accept,
             // The checksum and join flags of an answer are the stack's to write.

@@ -13,6 +13,7 @@
 #include <linux/skbuff.h>
 #include <linux/sockptr.h>
 #include <linux/tcp.h>
+#include <net/netns/generic.h>
 #include <net/sock.h>
 #include <net/request_sock.h>
 
@@ -212,6 +213,8 @@ struct dc_cursor {
 	u32	taken;		/* proto::token::Slices' cursor */
 	u32	slice;		/* this CPU's number */
 	u32	full_at;	/* the dc_tick() in which no free token was found */
+	u32	first;		/* proto::token::Stretch of the slice */
+	u32	end;
 	/* The original of a hooked function runs on this packet, whose options are ours. */
 	const struct sk_buff	*packet;
 	/* Its HMACs are under these keys, and are to be nought; 0: it is no join. */
@@ -232,9 +235,9 @@ struct dc_join {
 	bool	external;
 };
 
-/* How a listener takes handshakes of ours. */
+/* How a listener takes handshakes of ours. In two registers. */
 struct dc_listener {
-	struct dc_netns	*netns;
+	struct dc_netns	*netns;		/* NULL: not at all */
 	bool		accept;		/* low-overhead ones */
 	bool		external;	/* external-key ones, and no other MPTCP */
 };
@@ -334,9 +337,10 @@ void dc_cookie_join_save(const struct mptcp_subflow_request_sock *subflow_req, s
 
 /* tokens.c: the stack's token table, and the CPUs' cursors */
 int dc_tokens_init(void);
-bool dc_token_busy(u32 token);
 struct mptcp_sock *dc_token_find(u32 token);
+struct mptcp_sock *dc_token_get(struct net *net, u32 token);
 bool dc_token_add_request(struct request_sock *req);
+bool dc_request_accept(struct request_sock *req, const struct sk_buff *skb);
 bool dc_token_add_connect(struct sock *ssk);
 bool dc_token_add_standard(struct sock *ssk, u64 key);
 void dc_requests_settle(void);
@@ -354,12 +358,27 @@ u32 dc_cpus(void);
 u64 dc_time_epoch(void);
 
 /* netns.c: sysctls and counters per network namespace */
+extern unsigned int dc_netns_id;
+
+/* dc_netns_of() with softirqs disabled, which makes the caller an RCU reader. */
+static inline struct dc_netns *dc_netns_of_bh(const struct net *net)
+{
+	return rcu_dereference_raw(net->gen)->ptr[dc_netns_id];
+}
+
+/* Without a check of the counter, which callers name. */
+static inline void dc_count_one(struct dc_netns *ns, enum dc_counter counter)
+{
+	u64 __percpu *first = ns->counters->value;
+
+	this_cpu_inc(first[counter]);
+}
+
 int dc_netns_init(void);
 void dc_netns_open(void);
 void dc_netns_close(void);
 void dc_netns_exit(void);
 struct dc_netns *dc_netns_of(const struct net *net);
-struct dc_netns *dc_netns_of_bh(const struct net *net);
 struct net *dc_sock_net(const struct sock *sk);
 bool dc_listener_derives(const struct sock *listener);
 void dc_count(struct dc_netns *ns, enum dc_counter counter);
@@ -370,14 +389,14 @@ bool dc_mode_lock_open(void);
 void dc_mode_unlock(void);
 
 /* stack.c: bit fields and inline functions of the stack's objects */
-bool dc_listener_of(const struct sock *listener, bool join, struct dc_listener *of);
+struct dc_listener dc_listener_of(const struct sock *listener, bool join);
 u8 dc_connect_mode(const struct sock *ssk, bool *external);
 void dc_request_init(struct request_sock *req, const struct sock *listener);
-bool dc_request_accept(struct request_sock *req, const struct sk_buff *skb);
 bool dc_request_accept_cookie(struct request_sock *req, const struct sk_buff *skb);
 void dc_parse_standard_syn(const struct sk_buff *skb, struct dc_standard_syn *syn);
 bool dc_request_accept_standard(struct request_sock *req, const struct sk_buff *skb, u64 key);
-bool dc_request_is_capable(const struct request_sock *req);
+bool dc_request_answer(const struct request_sock *req, unsigned int *size,
+		       struct mptcp_out_options *opts, u16 mark, unsigned int join_size);
 bool dc_subflow_awaits_synack(const struct sock *ssk);
 bool dc_fastopen_requested(const struct sock *ssk);
 void dc_sock_ends(const struct sock *sk, struct dc_ends *ends);
@@ -393,7 +412,7 @@ void dc_handshakes_settle(void);
 
 /* join.c: MP_JOIN, mostly without HMAC */
 int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
-		const struct dc_join *join, u32 standard_nonce);
+		const struct dc_join *join, struct dc_netns *ns, u32 standard_nonce);
 int dc_join_cookie_ack(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
 		       const struct dc_join *join);
 void dc_join_answer(struct request_sock *req, u32 nonce, u64 thmac);

@@ -20,22 +20,28 @@
  * proto::key::is_low_overhead() of a connection, of either mode. Its data sequence number stands
  * in the first subflow, until that one is closed and cleared.
  */
-bool dc_msk_is_low_overhead(const struct mptcp_sock *msk)
+static __always_inline bool dc_msk_is_low_overhead_rcu(const struct mptcp_sock *msk)
 {
 	u64 local_key = READ_ONCE(msk->local_key);
 	u32 token = READ_ONCE(msk->token);
 	const struct mptcp_subflow_context *subflow;
 	const struct sock *first;
-	bool is = false;
 	u64 idsn;
 
 	if (!token || token != local_key >> 32)
 		return false;
-	rcu_read_lock();
 	first = READ_ONCE(msk->first);
 	subflow = first ? mptcp_subflow_ctx(first) : NULL;
 	idsn = subflow ? READ_ONCE(subflow->idsn) : 0;
-	is = !idsn || idsn == ror64(local_key, 32);
+	return !idsn || idsn == ror64(local_key, 32);
+}
+
+bool dc_msk_is_low_overhead(const struct mptcp_sock *msk)
+{
+	bool is;
+
+	rcu_read_lock();
+	is = dc_msk_is_low_overhead_rcu(msk);
 	rcu_read_unlock();
 	return is;
 }
@@ -45,19 +51,28 @@ static bool dc_msk_has_mode(const struct mptcp_sock *msk, bool external)
 	return (READ_ONCE(msk->local_key) & 1) == external && dc_msk_is_low_overhead(msk);
 }
 
-/* A reference to the connection of @net with this token and mode, or NULL. */
-static struct mptcp_sock *dc_join_get(struct net *net, u32 token, bool external)
+static noinline struct mptcp_sock *dc_join_put(struct mptcp_sock *msk)
 {
-	struct mptcp_sock *msk = mptcp_token_get_sock(net, token);
+	sock_put((struct sock *)msk);
+	return NULL;
+}
 
-	if (msk && !dc_msk_has_mode(msk, external)) {
-		sock_put((struct sock *)msk);
-		msk = NULL;
-	}
+/*
+ * A reference to the connection of @net with this token and, if @mode, mode; or
+ * NULL. In softirq.
+ */
+static __always_inline struct mptcp_sock *dc_join_get(struct net *net, u32 token, bool mode,
+						      bool external)
+{
+	struct mptcp_sock *msk = dc_token_get(net, token);
+
+	if (msk && mode && ((READ_ONCE(msk->local_key) & 1) != external ||
+			    !dc_msk_is_low_overhead_rcu(msk)))
+		return dc_join_put(msk);
 	return msk;
 }
 
-static int dc_join_refuse(struct sk_buff *skb, u8 reason)
+static noinline int dc_join_refuse(struct sk_buff *skb, u8 reason)
 {
 	struct mptcp_ext *mpext = skb_ext_add(skb, SKB_EXT_MPTCP);
 
@@ -105,7 +120,7 @@ static void dc_join_set(struct mptcp_subflow_request_sock *subflow_req, u32 ssn_
 }
 
 /* subflow_req_create_thmac(), with a nonce that is given */
-static void dc_join_sign(struct mptcp_subflow_request_sock *subflow_req, u32 nonce)
+static noinline void dc_join_sign(struct mptcp_subflow_request_sock *subflow_req, u32 nonce)
 {
 	const struct mptcp_sock *msk = subflow_req->msk;
 	u8 hmac[SHA256_DIGEST_SIZE];
@@ -122,24 +137,25 @@ static void dc_join_sign(struct mptcp_subflow_request_sock *subflow_req, u32 non
 /*
  * A SYN with MP_JOIN: a standard one with this nonce, or with 0 one of ours.
  * Returns 0, or -EPERM for a reset. With external keys dc_join_answer() follows.
+ * In softirq.
  */
 int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
-		const struct dc_join *join, u32 standard_nonce)
+		const struct dc_join *join, struct dc_netns *ns, u32 standard_nonce)
 {
 	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
 	struct net *net = sock_net(listener);
 	struct mptcp_sock *msk;
 
+	dc_count_one(ns, standard_nonce ? DC_COUNT_NONCE_DERIVED : DC_COUNT_JOIN_SYN_RX);
 	MPTCP_INC_STATS(net, MPTCP_MIB_JOINSYNRX);
 	if (join->backup)
 		MPTCP_INC_STATS(net, MPTCP_MIB_JOINSYNBACKUPRX);
 
-	msk = standard_nonce ? mptcp_token_get_sock(net, join->token) :
-			       dc_join_get(net, join->token, join->external);
+	msk = dc_join_get(net, join->token, !standard_nonce, join->external);
 	if (!msk) {
 		MPTCP_INC_STATS(net, MPTCP_MIB_JOINNOTOKEN);
 		if (!standard_nonce)
-			dc_count(dc_netns_of(net), DC_COUNT_JOIN_NO_TOKEN);
+			dc_count(ns, DC_COUNT_JOIN_NO_TOKEN);
 		return dc_join_refuse(skb, MPTCP_RST_EMPTCP);
 	}
 	dc_join_set(subflow_req, TCP_SKB_CB(skb)->seq, join);
@@ -155,8 +171,13 @@ int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk
 		}
 		MPTCP_INC_STATS(net, MPTCP_MIB_JOINPORTSYNRX);
 	}
-	if (standard_nonce)
+	if (standard_nonce) {
 		dc_join_sign(subflow_req, standard_nonce);
+	} else if (!join->external) {
+		/* By its key field the SYN/ACK's writer knows the request. */
+		subflow_req->local_key = READ_ONCE(msk->local_key);
+		subflow_req->idsn = ror64(subflow_req->local_key, 32);
+	}
 	if (req->syncookie) {
 		if (!dc_join_allowed(msk)) {
 			MPTCP_INC_STATS(net, MPTCP_MIB_JOINREJECTED);
@@ -174,7 +195,7 @@ int dc_join_cookie_ack(struct request_sock *req, const struct sock *listener, st
 {
 	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
 	struct net *net = sock_net(listener);
-	struct mptcp_sock *msk = dc_join_get(net, join->token, join->external);
+	struct mptcp_sock *msk = dc_join_get(net, join->token, true, join->external);
 
 	if (!msk) {
 		dc_count(dc_netns_of(net), DC_COUNT_JOIN_NO_TOKEN);

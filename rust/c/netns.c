@@ -16,17 +16,11 @@
 
 #define DC_NAME	"mptcp_dc"
 
-static unsigned int dc_netns_id __read_mostly;
+unsigned int dc_netns_id __read_mostly;
 
 struct dc_netns *dc_netns_of(const struct net *net)
 {
 	return net_generic(net, dc_netns_id);
-}
-
-/* The same with softirqs disabled, which makes the caller an RCU reader. */
-struct dc_netns *dc_netns_of_bh(const struct net *net)
-{
-	return rcu_dereference_raw(net->gen)->ptr[dc_netns_id];
 }
 
 struct net *dc_sock_net(const struct sock *sk)
@@ -42,15 +36,14 @@ bool dc_listener_derives(const struct sock *listener)
 
 void dc_count(struct dc_netns *ns, enum dc_counter counter)
 {
-	if (counter < DC_COUNT_NR)
-		this_cpu_inc(ns->counters->value[counter]);
+	dc_count_one(ns, counter);
 }
 
 /* A SYN with MP_CAPABLE of ours, in the stack's statistics, too. */
 void dc_count_syn(const struct sock *listener, struct dc_netns *ns, enum dc_counter counter)
 {
 	MPTCP_INC_STATS(sock_net(listener), MPTCP_MIB_MPCAPABLEPASSIVE);
-	this_cpu_inc(ns->counters->value[counter]);
+	dc_count_one(ns, counter);
 }
 
 /* No token was free, in the stack's statistics, too. */

@@ -4,26 +4,37 @@
 #include "mib.h"
 #include "dc.h"
 
+/* dc_listener_of() where applications have set options. Apart, as it needs a stack frame. */
+static noinline struct dc_listener dc_listener_asked(const struct mptcp_subflow_context *subflow,
+						     struct dc_listener of)
+{
+	u8 lowoverhead = READ_ONCE(of.netns->lowoverhead);
+
+	of.external = dc_app_mode(subflow->conn, &lowoverhead);
+	of.accept = lowoverhead;
+	return of;
+}
+
 /*
- * What a listener takes of MP_CAPABLE or (@join) MP_JOIN. False: nothing. The
- * stack then resets or falls back: subflow_check_req().
+ * What a listener takes of MP_CAPABLE or (@join) MP_JOIN. Where that is nothing,
+ * the stack then resets or falls back: subflow_check_req().
  */
-bool dc_listener_of(const struct sock *listener, bool join, struct dc_listener *of)
+struct dc_listener dc_listener_of(const struct sock *listener, bool join)
 {
 	const struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(listener);
-	u8 lowoverhead;
+	struct dc_listener of = {};
 
 #ifdef CONFIG_TCP_MD5SIG
 	if (rcu_access_pointer(tcp_sk(listener)->md5sig_info))
-		return false;
+		return of;
 #endif
 	if (!subflow->request_mptcp || (subflow->pm_listener && !join))
-		return false;
-	of->netns = dc_netns_of_bh(sock_net(listener));
-	lowoverhead = READ_ONCE(of->netns->lowoverhead);
-	of->external = dc_app_mode(subflow->conn, &lowoverhead);
-	of->accept = lowoverhead;
-	return true;
+		return of;
+	of.netns = dc_netns_of_bh(sock_net(listener));
+	if (READ_ONCE(dc_apps_used))
+		return dc_listener_asked(subflow, of);
+	of.accept = READ_ONCE(of.netns->lowoverhead);
+	return of;
 }
 
 /* The mode in which the subflow @ssk connects: lowoverhead, or @external. */
@@ -48,22 +59,7 @@ void dc_request_init(struct request_sock *req, const struct sock *listener)
 	mptcp_token_init_request(req);
 }
 
-/*
- * Makes @req an MP_CAPABLE one with the token that it has, unless that is busy or
- * its bucket full. With SYN cookies nothing is kept, so nothing is reserved.
- */
-bool dc_request_accept(struct request_sock *req, const struct sk_buff *skb)
-{
-	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
-
-	if (req->syncookie ? dc_token_busy(subflow_req->token) : !dc_token_add_request(req))
-		return false;
-	subflow_req->ssn_offset = TCP_SKB_CB(skb)->seq;
-	subflow_req->mp_capable = 1;
-	return true;
-}
-
-/* The same for the ACK of a SYN cookie. */
+/* dc_request_accept() for the ACK of a SYN cookie. */
 bool dc_request_accept_cookie(struct request_sock *req, const struct sk_buff *skb)
 {
 	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
@@ -111,9 +107,41 @@ bool dc_request_accept_standard(struct request_sock *req, const struct sk_buff *
 	return true;
 }
 
-bool dc_request_is_capable(const struct request_sock *req)
+static u8 dc_capable_flags(bool csum_reqd, bool allow_join_id0)
 {
-	return mptcp_subflow_rsk(req)->mp_capable;
+	return MPTCP_CAP_HMAC_SHA256 | (csum_reqd ? MPTCP_CAP_CHECKSUM_REQD : 0) |
+	       (allow_join_id0 ? 0 : MPTCP_CAP_DENY_JOIN_ID0);
+}
+
+/*
+ * mptcp_synack_options() for a request with a key field of ours: its own, or in a
+ * low-overhead join its connection's. Adds @mark to the suboptions. Whoever writes
+ * an MP_CAPABLE finds its flags in the ID's place.
+ */
+bool dc_request_answer(const struct request_sock *req, unsigned int *size,
+		       struct mptcp_out_options *opts, u16 mark, unsigned int join_size)
+{
+	const struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+
+	if (subflow_req->mp_capable) {
+		opts->suboptions = OPTION_MPTCP_MPC_SYNACK | mark;
+		opts->sndr_key = subflow_req->local_key;
+		opts->join_id = dc_capable_flags(subflow_req->csum_reqd,
+						 subflow_req->allow_join_id0);
+		*size = TCPOLEN_MPTCP_MPC_SYNACK;
+		return true;
+	}
+	/*
+	 * Another join doesn't set the key field, but a request of ours may have had
+	 * the same memory before.
+	 */
+	if (!subflow_req->mp_join || subflow_req->thmac || subflow_req->local_nonce)
+		return dc_orig_synack_options(req, size, opts);
+	opts->suboptions = OPTION_MPTCP_MPJ_SYNACK | mark;
+	opts->backup = subflow_req->request_bkup;
+	opts->join_id = subflow_req->local_id;
+	*size = join_size;
+	return true;
 }
 
 /* Is a SYN with MP_CAPABLE or MP_JOIN of this subflow out, and unanswered? */
@@ -152,8 +180,7 @@ void dc_sock_ends(const struct sock *sk, struct dc_ends *ends)
 /* The flags that the stack gives an MP_CAPABLE of its own: mptcp_write_options() */
 u8 dc_out_flags(const struct mptcp_out_options *opts)
 {
-	return MPTCP_CAP_HMAC_SHA256 | (opts->csum_reqd ? MPTCP_CAP_CHECKSUM_REQD : 0) |
-	       (opts->allow_join_id0 ? 0 : MPTCP_CAP_DENY_JOIN_ID0);
+	return dc_capable_flags(opts->csum_reqd, opts->allow_join_id0);
 }
 
 /*

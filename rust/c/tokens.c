@@ -69,10 +69,8 @@ static bool dc_bucket_busy(struct dc_token_bucket *bucket, u32 token)
 	       dc_find_request(bucket, token) || dc_find_msk(bucket, token);
 }
 
-/* The connection that holds @token, under the RCU read lock; NULL if there is none. */
-struct mptcp_sock *dc_token_find(u32 token)
+static __always_inline struct mptcp_sock *dc_bucket_find(struct dc_token_bucket *bucket, u32 token)
 {
-	struct dc_token_bucket *bucket = dc_bucket(token);
 	struct hlist_nulls_node *pos;
 	struct sock *sk;
 
@@ -86,15 +84,46 @@ again:
 	return NULL;
 }
 
+/* The connection that holds @token, under the RCU read lock; NULL if there is none. */
+struct mptcp_sock *dc_token_find(u32 token)
+{
+	return dc_bucket_find(dc_bucket(token), token);
+}
+
+/* The memory of @sk became another connection's while it was looked at. */
+static noinline struct mptcp_sock *dc_token_get_again(struct sock *sk, struct net *net, u32 token)
+{
+	sock_put(sk);
+	return mptcp_token_get_sock(net, token);
+}
+
+/*
+ * mptcp_token_get_sock() with softirqs disabled, which makes the caller an RCU
+ * reader. No two namespaces hold the same token.
+ */
+struct mptcp_sock *dc_token_get(struct net *net, u32 token)
+{
+	struct mptcp_sock *msk = dc_bucket_find(dc_bucket(token), token);
+	struct sock *sk = (struct sock *)msk;
+
+	if (!sk || !net_eq(sock_net(sk), net) || !refcount_inc_not_zero(&sk->sk_refcnt))
+		return NULL;
+	if (unlikely(READ_ONCE(msk->token) != token || !net_eq(sock_net(sk), net)))
+		return dc_token_get_again(sk, net, token);
+	return msk;
+}
+
 /*
  * Would the table refuse @token now? For a SYN cookie, whose token is added when
  * its ACK comes; that looks at requests, too. Called with softirqs disabled,
  * which makes the caller an RCU reader.
  */
-bool dc_token_busy(u32 token)
+static bool dc_token_busy(u32 token)
 {
-	return READ_ONCE(dc_bucket(token)->chain_len) >= DC_TOKEN_MAX_CHAIN_LEN ||
-	       dc_token_find(token);
+	struct dc_token_bucket *bucket = dc_bucket(token);
+
+	return READ_ONCE(bucket->chain_len) >= DC_TOKEN_MAX_CHAIN_LEN ||
+	       dc_bucket_find(bucket, token);
 }
 
 /* mptcp_token_new_request() for a token that @req has already. */
@@ -112,6 +141,32 @@ bool dc_token_add_request(struct request_sock *req)
 	}
 	spin_unlock_bh(&bucket->lock);
 	return !busy;
+}
+
+static bool dc_request_set_capable(struct request_sock *req, const struct sk_buff *skb)
+{
+	struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+
+	subflow_req->ssn_offset = TCP_SKB_CB(skb)->seq;
+	subflow_req->mp_capable = 1;
+	return true;
+}
+
+/* dc_request_accept() without SYN cookies. Apart, as only this needs a stack frame. */
+static noinline bool dc_request_accept_kept(struct request_sock *req, const struct sk_buff *skb)
+{
+	return dc_token_add_request(req) && dc_request_set_capable(req, skb);
+}
+
+/*
+ * Makes @req an MP_CAPABLE one with the token that it has, unless that is busy or
+ * its bucket full. With SYN cookies nothing is kept, so nothing is reserved.
+ */
+bool dc_request_accept(struct request_sock *req, const struct sk_buff *skb)
+{
+	if (!req->syncookie)
+		return dc_request_accept_kept(req, skb);
+	return !dc_token_busy(mptcp_subflow_rsk(req)->token) && dc_request_set_capable(req, skb);
 }
 
 /* mptcp_token_new_connect() for a token that the subflow @ssk has already. */

@@ -49,7 +49,7 @@ pub(super) struct TokenNewConnect;
 impl Hook for TokenNewConnect {
     const TARGET: &'static CStr = c"mptcp_token_new_connect";
 
-    fn takes(call: &Call<'_>) -> bool {
+    fn takes(call: Call<'_>) -> bool {
         let ssk = call.arg0();
         // SAFETY: The subflow's socket, which lives, is the first argument.
         unsafe {
@@ -97,7 +97,7 @@ pub(super) struct SynOptions;
 impl Hook for SynOptions {
     const TARGET: &'static CStr = c"mptcp_syn_options";
 
-    fn takes(call: &Call<'_>) -> bool {
+    fn takes(call: Call<'_>) -> bool {
         // SAFETY: The subflow's socket, which lives, is the first argument.
         unsafe {
             Subflow::of(call.arg0()).is_some_and(Subflow::may_be_low_overhead)
@@ -170,7 +170,7 @@ pub(super) struct FinishConnect;
 impl Hook for FinishConnect {
     const TARGET: &'static CStr = c"subflow_finish_connect";
 
-    fn takes(call: &Call<'_>) -> bool {
+    fn takes(call: Call<'_>) -> bool {
         let ssk = call.arg0::<sock>();
         // SAFETY: The subflow's socket, which lives and is locked, is the first argument.
         unsafe { Subflow::of(ssk) }.is_some_and(Subflow::is_low_overhead)

@@ -16,12 +16,17 @@ use core::num::NonZeroU64;
 
 use kernel::ffi::c_int;
 use kernel::prelude::*;
+use proto::nonce::Flow;
 use proto::option::mp_capable::{
     Flags,
     RFC_VERSION, //
 };
-use proto::option::KIND;
+use proto::option::{
+    mp_join,
+    KIND, //
+};
 
+use super::join::fields_of;
 use crate::bh::{
     BhDisabled,
     BhGuard, //
@@ -45,62 +50,109 @@ const CLIENT_TRIES: usize = MPTCP_TOKEN_MAX_RETRIES as usize;
 ///
 /// The first three arguments must be those of `subflow_check_req()`; `options` are the packet's, from the
 /// first of MPTCP's on.
-#[inline]
+#[inline(never)]
 pub(super) unsafe fn take_syn(
     req: *mut request_sock,
     listener: *const sock,
     skb: *mut sk_buff,
-    packet: Packet,
     options: &[u8],
+    bh: &BhDisabled,
 ) -> Option<c_int> {
     /// What Linux offers, as its last option. What else there may be, the stack's parser knows.
     const OFFER: [u8; 4] = [KIND, 4, RFC_VERSION, Flags::HMAC_SHA256];
 
-    // SAFETY: By this function's requirement; `subflow_check_req()` runs in softirq.
-    let bh = unsafe { BhDisabled::in_softirq() };
-    // SAFETY: As above.
-    if !unsafe { dc_listener_derives(listener) } {
-        return None;
-    }
-    let mut syn = MaybeUninit::<dc_standard_syn>::uninit();
-    let suboption = if *options == OFFER {
-        DC_MPC_SYN
-    } else {
-        // SAFETY: By this function's requirement; `dc_parse_standard_syn` fills it.
-        u32::from(unsafe {
-            dc_parse_standard_syn(skb, syn.as_mut_ptr());
-            syn.assume_init_ref().suboption
+    let join = if *options == OFFER {
+        None
+    } else if let Some(option) = mp_join::standard_syn_alone(options) {
+        Some(dc_join {
+            external: false,
+            ..fields_of(option)
         })
+    // SAFETY: By this function's requirement; softirqs are disabled.
+    } else if unsafe { dc_listener_derives(listener) } {
+        // SAFETY: By this function's requirement.
+        unsafe { parse(skb) }?
+    } else {
+        return None;
     };
     // SAFETY: By this function's requirement.
-    let (netns, _) = unsafe { Netns::of_listener(listener, suboption == DC_MPJ_SYN, &bh) }?;
-    let flow = packet.flow(netns.cookie())?;
+    let (netns, _) = unsafe { Netns::of_listener(listener, join.is_some(), bh) }?;
+    if !netns.derives() {
+        return None;
+    }
+    // SAFETY: By this function's requirement.
+    let packet = unsafe { Packet::live(skb) };
+    let accept = |flow: &Flow| match &join {
+        // SAFETY: By this function's requirement.
+        None => unsafe { accept_capable(req, listener, skb, netns, flow, bh) },
+        Some(join) => {
+            let nonce = secret::join_nonce(flow, packet.seq(), bh)?.get();
+            // SAFETY: As above.
+            Some(unsafe { dc_join_syn(req, listener, skb, join, netns.raw(), nonce) })
+        }
+    };
+    // IPv4 apart, as its flow fits into registers.
+    match packet.flow_v4(netns.cookie()) {
+        Some(flow) => accept(&flow),
+        None => with_flow(packet, netns, accept),
+    }
+}
 
-    match suboption {
-        DC_MPC_SYN => {
-            // Without any the stack draws one.
-            let first = secret::standard_key(&flow, &bh)?;
-            // SAFETY: The listener lives, in that namespace.
-            unsafe { netns.count_syn(listener, DC_COUNT_KEY_DERIVED) };
-            let accept = |key: NonZeroU64| {
-                // SAFETY: The request is being made and nobody else has it.
-                unsafe { dc_request_accept_standard(req, skb, key.get()) }
-            };
-            let again = |_| secret::standard_key(&flow, &bh).is_some_and(accept);
-            if !accept(first) && !(1..SERVER_TRIES).any(again) {
-                // SAFETY: The listener lives, in that namespace.
-                unsafe { netns.count_fallback(listener) };
-            }
-            Some(0)
-        }
-        DC_MPJ_SYN => {
-            // SAFETY: An MP_JOIN was found by `dc_parse_standard_syn`, which filled it.
-            let syn = unsafe { syn.assume_init_ref() };
-            let nonce = secret::join_nonce(&flow, packet.seq(), &bh)?.get();
-            netns.count(DC_COUNT_NONCE_DERIVED);
-            // SAFETY: By this function's requirement.
-            Some(unsafe { dc_join_syn(req, listener, skb, &syn.join, nonce) })
-        }
+#[inline(never)]
+fn with_flow<R>(
+    packet: Packet,
+    netns: Netns,
+    use_it: impl FnOnce(&Flow) -> Option<R>,
+) -> Option<R> {
+    use_it(&packet.flow(netns.cookie())?)
+}
+
+/// Gives the request of a standard MP_CAPABLE a derived key.
+///
+/// # Safety
+///
+/// As for [`take_syn`]; `flow` must be the packet's.
+#[inline(always)]
+unsafe fn accept_capable(
+    req: *mut request_sock,
+    listener: *const sock,
+    skb: *mut sk_buff,
+    netns: Netns,
+    flow: &Flow,
+    bh: &BhDisabled,
+) -> Option<c_int> {
+    // Without any the stack draws one.
+    let first = secret::standard_key(flow, bh)?;
+    // SAFETY: The listener lives, in that namespace.
+    unsafe { netns.count_syn(listener, DC_COUNT_KEY_DERIVED) };
+    let accept = |key: NonZeroU64| {
+        // SAFETY: The request is being made and nobody else has it.
+        unsafe { dc_request_accept_standard(req, skb, key.get()) }
+    };
+    let again = |_| secret::standard_key_again(flow, bh).is_some_and(accept);
+    if !accept(first) && !(1..SERVER_TRIES).any(again) {
+        // SAFETY: The listener lives, in that namespace.
+        unsafe { netns.count_fallback(listener) };
+    }
+    Some(0)
+}
+
+/// What the stack sees in a SYN: `Some(None)` for an MP_CAPABLE, the fields of an MP_JOIN.
+///
+/// # Safety
+///
+/// `skb` must be a SYN that has come to TCP.
+#[inline(never)]
+unsafe fn parse(skb: *const sk_buff) -> Option<Option<dc_join>> {
+    let mut syn = MaybeUninit::uninit();
+    // SAFETY: By this function's requirement; `dc_parse_standard_syn` fills it.
+    let dc_standard_syn { suboption, join } = unsafe {
+        dc_parse_standard_syn(skb, syn.as_mut_ptr());
+        syn.assume_init()
+    };
+    match u32::from(suboption) {
+        DC_MPC_SYN => Some(None),
+        DC_MPJ_SYN => Some(Some(join)),
         _ => None,
     }
 }

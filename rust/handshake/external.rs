@@ -312,7 +312,12 @@ impl Hook for EstablishedOptions {
     const TARGET: &'static CStr = c"mptcp_established_options";
 
     #[inline(always)]
-    fn takes(call: &Call<'_>) -> bool {
+    fn glance(call: Call<'_>) -> Option<bool> {
+        Some(Self::takes(call))
+    }
+
+    #[inline(always)]
+    fn takes(call: Call<'_>) -> bool {
         // SAFETY: The subflow's socket, which lives, is the first argument.
         unsafe { Subflow::of(call.arg0()) }
             .is_some_and(|subflow| !subflow.fully_established() && subflow.is_external())
@@ -362,7 +367,7 @@ pub(super) struct PmFullyEstablished;
 impl Hook for PmFullyEstablished {
     const TARGET: &'static CStr = c"mptcp_pm_fully_established";
 
-    fn takes(call: &Call<'_>) -> bool {
+    fn takes(call: Call<'_>) -> bool {
         // SAFETY: The connection, which lives, is the first argument.
         unsafe { dc_pm_must_wait(call.arg0()) }
     }
@@ -383,7 +388,7 @@ pub(super) struct PmAddAddrReceived;
 impl Hook for PmAddAddrReceived {
     const TARGET: &'static CStr = c"mptcp_pm_add_addr_received";
 
-    fn takes(call: &Call<'_>) -> bool {
+    fn takes(call: Call<'_>) -> bool {
         // SAFETY: The subflow's socket, which lives and holds its connection, is the first argument.
         unsafe { Subflow::of(call.arg0()).is_some_and(|subflow| dc_pm_must_wait(subflow.conn())) }
     }

@@ -16,7 +16,6 @@ use proto::option::mp_join::{
     Body,
     MpJoinRepr, //
 };
-use proto::option::Segment;
 
 use super::external;
 use super::wire::{
@@ -161,7 +160,7 @@ fn has_hmacs(keys: (u64, u64)) -> bool {
 impl Hook for HmacSha {
     const TARGET: &'static CStr = c"mptcp_crypto_hmac_sha";
 
-    fn takes(call: &Call<'_>) -> bool {
+    fn takes(call: Call<'_>) -> bool {
         let keys = (call.u64_0(), call.u64_1());
         (call.int3() == JOIN_MESSAGE && has_hmacs(keys))
             // The mark of external-key mode, if these keys are of such a connection.
@@ -230,7 +229,7 @@ pub(super) struct SynRecvSock;
 impl Hook for SynRecvSock {
     const TARGET: &'static CStr = c"subflow_syn_recv_sock";
 
-    fn takes(call: &Call<'_>) -> bool {
+    fn takes(call: Call<'_>) -> bool {
         // SAFETY: The request, a live one of MPTCP, is the third argument.
         unsafe { dc_request_joins(call.arg2()) || dc_request_joins_external(call.arg2()) }
     }
@@ -295,38 +294,47 @@ unsafe extern "C" fn syn_recv_sock(
 ///
 /// # Safety
 ///
-/// The arguments must be those of `subflow_check_req()`; `options` are the packet's.
+/// The first three arguments must be those of `subflow_check_req()`.
+#[inline(always)]
 pub(super) unsafe fn take_syn(
     req: *mut request_sock,
     listener: *const sock,
     skb: *mut sk_buff,
-    options: &[u8],
+    option: MpJoinRepr,
     bh: &BhDisabled,
 ) -> Option<c_int> {
-    let found = find(options, Segment::Syn).map(fields_of);
+    let join = fields_of(option);
     // SAFETY: Any token may be asked for.
-    if found.is_some_and(|join| join.external && !unsafe { dc_token_has_mode(join.token, true) }) {
+    if join.external && !unsafe { dc_token_has_mode(join.token, true) } {
         return None;
     }
     // SAFETY: By this function's requirement.
     let (netns, takes) = unsafe { Netns::of_listener(listener, true, bh) }?;
-    let Some(join) = found else {
-        if is_own_join(options) {
-            netns.count(DC_COUNT_JOIN_SYN_BAD);
-        }
-        return None;
-    };
     if !join.external && !takes.accept {
         return None;
     }
-    netns.count(DC_COUNT_JOIN_SYN_RX);
     // SAFETY: By this function's requirement.
-    let verdict = unsafe { dc_join_syn(req, listener, skb, &join, 0) };
+    let verdict = unsafe { dc_join_syn(req, listener, skb, &join, netns.raw(), 0) };
     if join.external && verdict == 0 {
         // SAFETY: By this function's requirement; the request is a join now.
         return unsafe { external::answer(req, skb, netns, bh) };
     }
     Some(verdict)
+}
+
+/// Counts a SYN with an MP_JOIN that can't be read, if it is none of the stack's.
+///
+/// # Safety
+///
+/// `listener` must be a live MPTCP listener.
+pub(super) unsafe fn count_bad_syn(listener: *const sock, options: &[u8], bh: &BhDisabled) {
+    if !is_own_join(options) {
+        return;
+    }
+    // SAFETY: By this function's requirement.
+    if let Some((netns, _)) = unsafe { Netns::of_listener(listener, true, bh) } {
+        netns.count(DC_COUNT_JOIN_SYN_BAD);
+    }
 }
 
 /// The ACK of a join that answers a SYN cookie, from `mptcp_subflow_init_cookie_req()`. `None`: it is

@@ -9,14 +9,18 @@ use kernel::ffi::{
     c_uint, //
 };
 use kernel::prelude::*;
+use proto::key::KeyField;
 use proto::negotiate::{
     answer,
     third_ack,
     Answer,
+    Listener,
     Refusal, //
 };
+use proto::nonce::Flow;
 use proto::option::mp_capable::{
     Body,
+    Features,
     MpCapableRepr,
     Received as Option_, //
 };
@@ -64,12 +68,21 @@ pub(super) struct CheckReq;
 impl Hook for CheckReq {
     const TARGET: &'static CStr = c"subflow_check_req";
 
-    fn takes(call: &Call<'_>) -> bool {
+    #[inline(always)]
+    fn glance(call: Call<'_>) -> Option<bool> {
         // SAFETY: The packet, which lives, is the third argument.
-        unsafe { Packet::new(call.arg2()) }
-            .and_then(|packet| Some(any(first(packet.options())?)))
-            // SAFETY: The listener, which lives, is the second argument; the call is in softirq.
-            .is_some_and(|any| any || unsafe { dc_listener_derives(call.arg1()) })
+        let packet = unsafe { Packet::live(call.arg2()) };
+        let Some(options) = first(packet.options()) else {
+            return Some(false);
+        };
+        // Where the others begin, too; mostly it is the last.
+        call.hand_over(options);
+        is_ours(options).then_some(true)
+    }
+
+    fn takes(call: Call<'_>) -> bool {
+        // SAFETY: The listener, which lives, is the second argument; the call is in softirq.
+        apps_used() || unsafe { dc_listener_derives(call.arg1()) }
     }
 
     fn replacement() -> usize {
@@ -79,58 +92,169 @@ impl Hook for CheckReq {
 
 /// # Safety
 ///
-/// The arguments must be those of `subflow_check_req()`.
+/// The first three arguments must be those of `subflow_check_req()`; the others, address and length of the packet's
+/// options from the first of MPTCP's on.
 unsafe extern "C" fn check_req(
     req: *mut request_sock,
     listener: *const sock,
     skb: *mut sk_buff,
+    options: *const u8,
+    length: usize,
 ) -> c_int {
-    // SAFETY: By this function's requirement, here and below.
-    let packet = unsafe { Packet::new(skb) };
-    let taken = packet.and_then(|packet| {
-        // The first of our options is where the others begin, and mostly the last.
-        let options = first(packet.options())?;
-        let ours = if any(options) {
-            // SAFETY: As above.
-            unsafe { take_syn(req, listener, skb, packet, options) }
-        } else {
-            None
-        };
-        // SAFETY: As above.
-        ours.or_else(|| unsafe { derived::take_syn(req, listener, skb, packet, options) })
-    });
+    // SAFETY: By this function's requirement.
+    let options = unsafe { core::slice::from_raw_parts(options, length) };
+    // SAFETY: By this function's requirement.
+    let taken = unsafe { take_syn(req, listener, skb, options) };
     // SAFETY: As above.
     taken.unwrap_or_else(|| unsafe { dc_orig_check_req(req, listener, skb) })
 }
 
-/// Answers a SYN of ours; `None` leaves it to the stack.
+/// Answers a SYN of ours, or with derived values; `None` leaves it to the stack.
 ///
 /// # Safety
 ///
-/// The first three arguments must be those of `subflow_check_req()`; `options` are the packet's.
-#[inline]
+/// The first three arguments must be those of `subflow_check_req()`; `options` are the packet's, from the
+/// first of MPTCP's on.
+#[inline(always)]
 unsafe fn take_syn(
     req: *mut request_sock,
     listener: *const sock,
     skb: *mut sk_buff,
-    packet: Packet,
     options: &[u8],
 ) -> Option<c_int> {
-    // SAFETY: By this function's requirement.
-    let request = unsafe { Request::new(req) }?;
     // SAFETY: `subflow_check_req()` runs in softirq.
     let bh = unsafe { BhDisabled::in_softirq() };
-
-    let found = match mp_capable::syn_at(options) {
-        Some(option) => Some(Option_::Dc(option)),
-        None => mp_capable::find(options, Segment::Syn),
-    };
-    let Some(received) = found else {
+    // What clients of ours send to listeners of ours comes first, and in few steps.
+    let usual = if let Some(option) = mp_capable::syn_at(options) {
         // SAFETY: By this function's requirement.
-        return unsafe { join::take_syn(req, listener, skb, options, &bh) };
+        unsafe { take_usual(req, listener, skb, option, &bh) }
+    } else if let Some(option) = mp_join::syn_alone(options) {
+        // SAFETY: As above.
+        unsafe { join::take_syn(req, listener, skb, option, &bh) }
+    } else {
+        None
+    };
+    // SAFETY: As above.
+    usual.or_else(|| unsafe { take_any(req, listener, skb, options, &bh) })
+}
+
+/// [`take_syn`] for whatever there may be.
+///
+/// # Safety
+///
+/// As for [`take_syn`].
+#[inline(never)]
+unsafe fn take_any(
+    req: *mut request_sock,
+    listener: *const sock,
+    skb: *mut sk_buff,
+    options: &[u8],
+    bh: &BhDisabled,
+) -> Option<c_int> {
+    if any(options) {
+        // SAFETY: By this function's requirement.
+        unsafe { take_ours(req, listener, skb, options, bh) }
+    } else {
+        // SAFETY: As above.
+        unsafe { derived::take_syn(req, listener, skb, options, bh) }
+    }
+}
+
+/// [`take_any`] where there may be an option of ours.
+///
+/// # Safety
+///
+/// As for [`take_syn`].
+#[inline(never)]
+unsafe fn take_ours(
+    req: *mut request_sock,
+    listener: *const sock,
+    skb: *mut sk_buff,
+    options: &[u8],
+    bh: &BhDisabled,
+) -> Option<c_int> {
+    // SAFETY: By this function's requirement.
+    let ours = unsafe { take_found(req, listener, skb, options, bh) };
+    // SAFETY: As above.
+    ours.or_else(|| unsafe { derived::take_syn(req, listener, skb, options, bh) })
+}
+
+/// Answers the option of ours that counts in a SYN, if one does.
+///
+/// # Safety
+///
+/// As for [`take_syn`].
+unsafe fn take_found(
+    req: *mut request_sock,
+    listener: *const sock,
+    skb: *mut sk_buff,
+    options: &[u8],
+    bh: &BhDisabled,
+) -> Option<c_int> {
+    let Some(received) = mp_capable::find(options, Segment::Syn) else {
+        let Some(option) = mp_join::find(options, Segment::Syn) else {
+            // SAFETY: By this function's requirement.
+            unsafe { join::count_bad_syn(listener, options, bh) };
+            return None;
+        };
+        // SAFETY: By this function's requirement.
+        return unsafe { join::take_syn(req, listener, skb, option, bh) };
     };
     // SAFETY: By this function's requirement.
-    let (netns, takes) = unsafe { Netns::of_listener(listener, false, &bh) }?;
+    let (netns, takes) = unsafe { Netns::of_listener(listener, false, bh) }?;
+    // SAFETY: As above.
+    let flow = unsafe { Packet::live(skb) }.flow(netns.cookie())?;
+    // SAFETY: As above.
+    unsafe { take_capable(req, listener, skb, received, netns, takes, flow, bh) }
+}
+
+/// [`take_found`] for an MP_CAPABLE over IPv4 to a listener that takes low overhead. Of these the optimiser makes little
+/// code, all of whose values fit into registers.
+///
+/// # Safety
+///
+/// The first three arguments must be those of `subflow_check_req()`.
+#[inline(always)]
+unsafe fn take_usual(
+    req: *mut request_sock,
+    listener: *const sock,
+    skb: *mut sk_buff,
+    option: MpCapableRepr,
+    bh: &BhDisabled,
+) -> Option<c_int> {
+    const USUAL: Listener = Listener {
+        accept: true,
+        features: Features::NONE,
+    };
+    // SAFETY: By this function's requirement.
+    let (netns, takes) = unsafe { Netns::of_listener(listener, false, bh) }?;
+    if takes != USUAL {
+        return None;
+    }
+    // SAFETY: As above.
+    let flow = unsafe { Packet::live(skb) }.flow_v4(netns.cookie())?;
+    let received = Option_::Dc(option);
+    // SAFETY: As above.
+    unsafe { take_capable(req, listener, skb, received, netns, USUAL, flow, bh) }
+}
+
+/// Answers an MP_CAPABLE to a listener of `netns` that takes such.
+///
+/// # Safety
+///
+/// The first three arguments must be those of `subflow_check_req()`.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "inlined")]
+unsafe fn take_capable(
+    req: *mut request_sock,
+    listener: *const sock,
+    skb: *mut sk_buff,
+    received: Option_,
+    netns: Netns,
+    takes: Listener,
+    flow: Flow,
+    bh: &BhDisabled,
+) -> Option<c_int> {
     let (Answer::Dc(agreed), Option_::Dc(MpCapableRepr { body, .. })) =
         (answer(takes, Some(received)), received)
     else {
@@ -141,7 +265,6 @@ unsafe fn take_syn(
         }
         return None;
     };
-    let flow = packet.flow(netns.cookie())?;
     let counter = match body {
         Body::Compact => DC_COUNT_MPC_SYN_COMPACT_RX,
         _ => DC_COUNT_MPC_SYN_FULL_RX,
@@ -149,16 +272,53 @@ unsafe fn take_syn(
     // SAFETY: The listener lives, in that namespace.
     unsafe { netns.count_syn(listener, counter) };
 
-    let accepted = secret::issue_free(&flow, agreed.external, netns, &bh, |key| {
-        request.set_key_field(key);
-        // SAFETY: The request is being made and nobody else has it.
-        unsafe { dc_request_accept(req, skb) }
-    });
+    let accepted = match secret::issue(&flow, agreed.external, bh) {
+        // SAFETY: By this function's requirement.
+        Some(key) => unsafe {
+            accept(req, skb, key) || search(req, skb, netns, agreed.external, bh)
+        },
+        None => false,
+    };
     if !accepted {
         // SAFETY: The listener lives, in that namespace.
         unsafe { netns.count_fallback(listener) };
     }
     Some(0)
+}
+
+/// Gives the request a key field, if its token is free.
+///
+/// # Safety
+///
+/// The arguments must be those of `subflow_check_req()`.
+#[inline(always)]
+unsafe fn accept(req: *mut request_sock, skb: *const sk_buff, key: KeyField) -> bool {
+    // SAFETY: By this function's requirement the request is being made, and nobody else has it.
+    unsafe {
+        Request::live(req).set_key_field(key);
+        dc_request_accept(req, skb)
+    }
+}
+
+/// [`accept`]s the first key field whose token is free. The one before wasn't.
+///
+/// # Safety
+///
+/// As for [`accept`].
+#[cold]
+unsafe fn search(
+    req: *mut request_sock,
+    skb: *const sk_buff,
+    netns: Netns,
+    external: bool,
+    bh: &BhDisabled,
+) -> bool {
+    // Made again, so that it need not be in memory before.
+    // SAFETY: By this function's requirement.
+    let flow = unsafe { Packet::live(skb) }.flow(netns.cookie());
+    // SAFETY: As above.
+    let accept = |key| unsafe { accept(req, skb, key) };
+    flow.is_some_and(|flow| secret::search(&flow, external, netns, bh, accept))
 }
 
 /// `mptcp_synack_options()`: marks the answer, because whoever writes it knows no request.
@@ -167,11 +327,16 @@ pub(super) struct SynackOptions;
 impl Hook for SynackOptions {
     const TARGET: &'static CStr = c"mptcp_synack_options";
 
-    fn takes(call: &Call<'_>) -> bool {
+    #[inline(always)]
+    fn glance(call: Call<'_>) -> Option<bool> {
         // SAFETY: The request, which lives, is the first argument.
-        unsafe { Request::new(call.arg0()) }.is_some_and(Request::is_low_overhead)
-            // SAFETY: As above, and it is one of MPTCP.
-            || unsafe { dc_request_joins(call.arg0()) }
+        let request = unsafe { Request::live(call.arg0()) };
+        Some(request.has_key_field())
+    }
+
+    #[inline(always)]
+    fn takes(call: Call<'_>) -> bool {
+        Self::glance(call).unwrap_or(false)
     }
 
     fn replacement() -> usize {
@@ -184,26 +349,53 @@ impl Hook for SynackOptions {
             opts: *mut mptcp_out_options,
         ) -> bool {
             // SAFETY: By this function's requirement.
-            let written = unsafe { dc_orig_synack_options(req, size, opts) };
-            // SAFETY: As above.
-            let (true, Some(opts)) = (written, unsafe { OutOptions::new(opts) }) else {
-                return written;
-            };
-            let join = opts.suboptions() & DC_MPJ_SYNACK as u16 != 0;
-            if !wire_is_ready() {
-                // Version 1 would be a lie about the key: rather plain TCP. A join fails anyway.
-                opts.set_suboptions(0);
-                return false;
+            unsafe {
+                if wire_is_ready() {
+                    answer_options(req, size, opts)
+                } else {
+                    answer_without_hooks(req, size, opts)
+                }
             }
-            opts.mark(OutOptions::OURS);
-            if join {
-                // SAFETY: The caller reads it on return.
-                unsafe { size.write(mp_join::len::EMPTY as c_uint) };
-            }
-            true
         }
         synack_options as usize
     }
+}
+
+/// Says what the answer to a request is, in its options.
+///
+/// # Safety
+///
+/// The arguments must be those of `mptcp_synack_options()`.
+#[inline(always)]
+unsafe fn answer_options(
+    req: *const request_sock,
+    size: *mut c_uint,
+    opts: *mut mptcp_out_options,
+) -> bool {
+    const JOIN: c_uint = mp_join::len::EMPTY as c_uint;
+    // SAFETY: By this function's requirement.
+    unsafe { dc_request_answer(req, size, opts, OutOptions::OURS, JOIN) }
+}
+
+/// [`answer_options`] when no option of ours can be written anymore. Version 1 would be a lie about the key: rather plain
+/// TCP. A join fails anyway.
+///
+/// # Safety
+///
+/// As for [`answer_options`].
+#[cold]
+unsafe fn answer_without_hooks(
+    req: *const request_sock,
+    size: *mut c_uint,
+    opts: *mut mptcp_out_options,
+) -> bool {
+    // SAFETY: By this function's requirement.
+    let (written, opts) = unsafe { (answer_options(req, size, opts), OutOptions::live(opts)) };
+    if written && opts.suboptions() & OutOptions::OURS != 0 {
+        opts.set_suboptions(0);
+        return false;
+    }
+    written
 }
 
 /// `mptcp_subflow_init_cookie_req()`: of an ACK that answers a SYN cookie, only a pair that this host
@@ -213,7 +405,7 @@ pub(super) struct InitCookieReq;
 impl Hook for InitCookieReq {
     const TARGET: &'static CStr = c"mptcp_subflow_init_cookie_req";
 
-    fn takes(call: &Call<'_>) -> bool {
+    fn takes(call: Call<'_>) -> bool {
         // SAFETY: The packet, which lives, is the third argument.
         unsafe { Packet::new(call.arg2()) }
             .and_then(|packet| first(packet.options()).map(any))

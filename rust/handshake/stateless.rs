@@ -42,7 +42,7 @@ fn needs_no_state(options: &[u8]) -> bool {
 
 /// The predicate of both hooks.
 #[inline(always)]
-fn takes(call: &Call<'_>) -> bool {
+fn takes(call: Call<'_>) -> bool {
     // SAFETY: The packet, which lives, is the second argument.
     unsafe { Packet::new(call.arg1()) }.is_some_and(|packet| needs_no_state(packet.options()))
         // SAFETY: The listener, which lives, is the first argument.
@@ -71,7 +71,7 @@ pub(super) struct ConnRequestV4;
 impl Hook for ConnRequestV4 {
     const TARGET: &'static CStr = c"subflow_v4_conn_request";
 
-    fn takes(call: &Call<'_>) -> bool {
+    fn takes(call: Call<'_>) -> bool {
         takes(call)
     }
 
@@ -99,7 +99,7 @@ pub(super) struct ConnRequestV6;
 impl Hook for ConnRequestV6 {
     const TARGET: &'static CStr = c"subflow_v6_conn_request";
 
-    fn takes(call: &Call<'_>) -> bool {
+    fn takes(call: Call<'_>) -> bool {
         takes(call)
     }
 

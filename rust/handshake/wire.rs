@@ -48,11 +48,14 @@ impl Hook for WriteOptions {
     const TARGET: &'static CStr = c"mptcp_write_options";
 
     #[inline(always)]
-    fn takes(call: &Call<'_>) -> bool {
+    fn glance(call: Call<'_>) -> Option<bool> {
+        Some(Self::takes(call))
+    }
+
+    #[inline(always)]
+    fn takes(call: Call<'_>) -> bool {
         // SAFETY: The options, on the caller's stack, are the fourth argument.
-        let Some(opts) = (unsafe { OutOptions::new(call.arg3()) }) else {
-            return false;
-        };
+        let opts = unsafe { OutOptions::live(call.arg3()) };
         let suboptions = opts.suboptions();
         suboptions & OutOptions::HANDSHAKE != 0
             && (suboptions & OutOptions::OURS != 0
@@ -75,12 +78,34 @@ unsafe extern "C" fn write_options(
     opts: *mut mptcp_out_options,
 ) {
     // SAFETY: By this function's requirement.
-    let original = |ptr| unsafe { dc_orig_write_options(th, ptr, tp, opts) };
+    let opts = unsafe { OutOptions::live(opts) };
+    match opts.suboptions() {
+        // SAFETY: `server::SynackOptions` reserved the room.
+        OutOptions::CAPABLE_ANSWER => unsafe {
+            write_capable(ptr, Segment::SynAck, opts.sndr_key(), Flags(opts.join_id()));
+        },
+        // SAFETY: As above.
+        OutOptions::JOIN_ANSWER => unsafe { write_join_answer(ptr, opts) },
+        // SAFETY: By this function's requirement.
+        suboptions => unsafe { write_other(th, ptr, tp, opts, suboptions) },
+    }
+}
+
+/// [`write_options`] for what isn't in a SYN/ACK.
+///
+/// # Safety
+///
+/// The arguments must be those of `mptcp_write_options()`.
+#[inline(never)]
+unsafe fn write_other(
+    th: *mut tcphdr,
+    ptr: *mut u32,
+    tp: *mut tcp_sock,
+    opts: OutOptions,
+    suboptions: u16,
+) {
     // SAFETY: By this function's requirement.
-    let Some(opts) = (unsafe { OutOptions::new(opts) }) else {
-        return;
-    };
-    let suboptions = opts.suboptions();
+    let original = |ptr| unsafe { dc_orig_write_options(th, ptr, tp, opts.raw()) };
     if suboptions & OutOptions::MPJ != 0 {
         // SAFETY: The subflow's socket, or null for a SYN/ACK, is the third argument.
         let subflow = unsafe { Subflow::of(tp.cast()) };
@@ -97,34 +122,35 @@ unsafe extern "C" fn write_options(
         }
         return;
     }
-    let segment = if suboptions & DC_MPC_SYNACK as u16 != 0 {
-        Segment::SynAck
-    } else if suboptions & OutOptions::FULL != 0 {
-        Segment::Syn
-    } else {
-        original(ptr);
-        let segment = match suboptions & DC_MPC_SYN as u16 {
-            0 => Segment::Ack,
-            _ => Segment::Syn,
-        };
-        // SAFETY: A SYN and an ACK have a subflow.
-        let external = unsafe { Subflow::of(tp.cast()) }.is_some_and(Subflow::is_external);
-        // SAFETY: The stack has just written an MP_CAPABLE of at least four bytes there.
-        let start = unsafe { &mut *ptr.cast::<[u8; len::COMPACT]>() };
-        let _ = restamp(segment, start, external);
+    // SAFETY: A SYN and an ACK have a subflow.
+    let subflow = unsafe { Subflow::of(tp.cast()) };
+    if suboptions & OutOptions::FULL != 0 {
+        let sender = subflow.map_or(0, Subflow::local_key);
+        // SAFETY: The options live; `client::syn_options` reserved the room.
+        unsafe { write_capable(ptr, Segment::Syn, sender, Flags(dc_out_flags(opts.raw()))) };
         return;
+    }
+    original(ptr);
+    let segment = match suboptions & DC_MPC_SYN as u16 {
+        0 => Segment::Ack,
+        _ => Segment::Syn,
     };
-    // With a key field alone, the option stands alone, too.
-    let sender = match segment {
-        Segment::SynAck => opts.sndr_key(),
-        // SAFETY: The subflow's socket, which lives, is the third argument.
-        _ => unsafe { Subflow::of(tp.cast()) }.map_or(0, Subflow::local_key),
-    };
+    let external = subflow.is_some_and(Subflow::is_external);
+    // SAFETY: The stack has just written an MP_CAPABLE of at least four bytes there.
+    let start = unsafe { &mut *ptr.cast::<[u8; len::COMPACT]>() };
+    let _ = restamp(segment, start, external);
+}
+
+/// Writes an MP_CAPABLE with one key field, beside which no other option stands.
+///
+/// # Safety
+///
+/// `ptr` must have room for it.
+#[inline(always)]
+unsafe fn write_capable(ptr: *mut u32, segment: Segment, sender: u64, flags: Flags) {
     let Some(sender) = KeyField::from_raw(sender) else {
         return;
     };
-    // SAFETY: The options live.
-    let flags = Flags(unsafe { dc_out_flags(opts.raw()) });
     let repr = MpCapableRepr {
         features: Features {
             checksum: flags.has(Flags::CHECKSUM),
@@ -133,10 +159,28 @@ unsafe extern "C" fn write_options(
         },
         body: Body::Key { sender },
     };
-    // SAFETY: The stack reserved the room for a SYN/ACK, `client::syn_options` for a SYN.
+    // SAFETY: By this function's requirement.
     let option = unsafe { &mut *ptr.cast::<[u8; len::KEY]>() };
     // The array has the room, so this can't fail.
     let _ = repr.emit(segment, option);
+}
+
+/// Writes the MP_JOIN of a SYN/ACK of ours.
+///
+/// # Safety
+///
+/// `ptr` must have room for it.
+#[inline(always)]
+unsafe fn write_join_answer(ptr: *mut u32, opts: OutOptions) {
+    let repr = MpJoinRepr {
+        backup: opts.backup() & 1 != 0,
+        address_id: opts.join_id(),
+        body: mp_join::Body::Empty,
+    };
+    // SAFETY: By this function's requirement.
+    let option = unsafe { &mut *ptr.cast::<[u8; mp_join::len::EMPTY]>() };
+    // The array has the room, so this can't fail.
+    let _ = repr.emit(option);
 }
 
 /// Writes an MP_JOIN of ours to `ptr`, and returns where the next option goes.
@@ -203,9 +247,14 @@ impl Hook for GetOptions {
     const TARGET: &'static CStr = c"mptcp_get_options";
 
     #[inline(always)]
-    fn takes(call: &Call<'_>) -> bool {
+    fn glance(call: Call<'_>) -> Option<bool> {
+        Some(Self::takes(call))
+    }
+
+    #[inline(always)]
+    fn takes(call: Call<'_>) -> bool {
         // SAFETY: The packet, which lives, is the first argument.
-        unsafe { Packet::new(call.arg0()) }.is_some_and(|packet| ours(packet.options()).is_some())
+        ours(unsafe { Packet::live(call.arg0()) }.options()).is_some()
     }
 
     fn replacement() -> usize {
@@ -243,10 +292,16 @@ pub(super) fn is_own_join(options: &[u8]) -> bool {
 pub(super) fn first(mut options: &[u8]) -> Option<&[u8]> {
     // How Linux, and nearly all else, begins a segment's options: NOP, NOP, timestamps; and a SYN's:
     // MSS, SACK permitted, timestamps, NOP, window scale.
-    if let [1, 1, 8, 10, _, _, _, _, _, _, _, _, rest @ ..]
-    | [2, 4, _, _, 4, 2, 8, 10, _, _, _, _, _, _, _, _, 1, 3, 3, _, rest @ ..] = options
-    {
+    if let Some(rest) = behind([1, 1, 8, 10], options) {
         options = rest;
+    } else if let [2, 4, _, _, rest @ ..] = options {
+        options = rest;
+        if let Some(rest) = behind([4, 2, 8, 10], options) {
+            options = match rest {
+                [1, 3, 3, _, rest @ ..] => rest,
+                _ => rest,
+            };
+        }
     }
     loop {
         match *options {
@@ -258,6 +313,14 @@ pub(super) fn first(mut options: &[u8]) -> Option<&[u8]> {
             _ => return None,
         }
     }
+}
+
+/// The options behind timestamps, whose twelve bytes with those before them begin with `start`. Compares all four at
+/// once.
+#[inline(always)]
+fn behind(start: [u8; 4], options: &[u8]) -> Option<&[u8]> {
+    let (head, rest) = options.split_first_chunk::<12>()?;
+    (head.first_chunk() == Some(&start)).then_some(rest)
 }
 
 /// # Safety
