@@ -228,6 +228,9 @@ mod tests {
         assert_eq!(attr(1, &[7]), [5, 0, 1, 0, 7, 0, 0, 0]);
         let address = Address::new([10, 0, 0, 1], 0, 0).encode(attribute::ADDR);
         assert_eq!(address[..4], [20, 0, 1, 0x80]);
-        assert_eq!(address[4..], [6, 0, 1, 0, 2, 0, 0, 0, 8, 0, 3, 0, 10, 0, 0, 1]);
+        assert_eq!(
+            address[4..],
+            [6, 0, 1, 0, 2, 0, 0, 0, 8, 0, 3, 0, 10, 0, 0, 1]
+        );
     }
 }

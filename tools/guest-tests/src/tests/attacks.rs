@@ -416,7 +416,7 @@ fn nothing_seen_joins(server: Server) -> Result<()> {
         let forged = from_elsewhere(&scene, 2_100 + bit);
         scene.check_refused("an HMAC with a wrong bit", &forged, |syn_ack| {
             let right = client_hmac(KEY, keys, [nonce, nonce_of(syn_ack)?])?;
-            Ok((u128::from_be_bytes(right) ^ 1 << bit).to_be_bytes())
+            Ok((u128::from_be_bytes(right) ^ (1 << bit)).to_be_bytes())
         })?;
     }
 
@@ -623,7 +623,7 @@ fn other_connection(server: Server) -> Result<()> {
     );
     let keys = scene.keys;
     let other_keys = Keys {
-        server: u64::from(other.token()?) << 32 | keys.server & 0xffff_ffff,
+        server: (u64::from(other.token()?) << 32) | keys.server & 0xffff_ffff,
         ..keys
     };
     let first_to = std::mem::replace(&mut scene.to, to);

@@ -227,7 +227,7 @@ fn options(form: &[Part], token: u32, right: &[u8]) -> Vec<u8> {
                 backup,
                 token: whose,
             } => {
-                let third = MP_JOIN << 4 | u8::from(backup);
+                let third = (MP_JOIN << 4) | u8::from(backup);
                 let mut option = vec![MPTCP, length, third, ADDRESS_ID];
                 option.extend(whose.of(token).to_be_bytes());
                 option.resize(length.max(8).into(), NONCE[0]);
