@@ -7,6 +7,7 @@ use anyhow::{ensure, Result};
 use socket2::{Protocol, Socket};
 
 use crate::clock;
+use crate::mark;
 use crate::measure::{idle, measure, Amount, State};
 use crate::net::{self, Net};
 use crate::report::{Case, Limit, Report};
@@ -44,6 +45,7 @@ pub fn run(amount: Amount, module: bool) -> Result<Report> {
     };
     for &state in states {
         state.establish(&net)?;
+        mark::note_symbols(state, amount, &mut report)?;
         measure_state(state, &net, &listener, amount, &mut report.cases)?;
     }
     report.judge();

@@ -13,6 +13,7 @@ use mptcp_pm::{Address, PathManager};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::clock;
+use crate::mark;
 use crate::measure::{idle, measure_between, Amount, State};
 use crate::net::{self, Net, CLIENT, SERVER};
 use crate::report::{Case, Limit, Report};
@@ -56,6 +57,7 @@ pub fn run(amount: Amount, module: bool) -> Result<Report> {
     };
     for &state in states {
         state.establish(&net)?;
+        mark::note_symbols(state, amount, &mut report)?;
         let bench = Bench {
             net: &net,
             manager: &manager,

@@ -7,13 +7,24 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-/// A section begins.
+use crate::measure::{Amount, State};
+use crate::report::{Report, KERNEL};
+
+/// A section begins, or goes on.
+#[inline(always)]
 pub fn begin() {
     // SAFETY: nopl 0x6d706401(%rax), which touches nothing.
     unsafe { asm!(".byte 0x0f, 0x1f, 0x80", ".long 0x6d706401") }
 }
 
-/// It ends, and is written down.
+/// What follows is none of it, until it goes on.
+#[inline(always)]
+pub fn pause() {
+    // SAFETY: nopl 0x6d706403(%rax), which touches nothing.
+    unsafe { asm!(".byte 0x0f, 0x1f, 0x80", ".long 0x6d706403") }
+}
+
+/// The section is complete, and written down.
 pub fn end() {
     // SAFETY: nopl 0x6d706402(%rax), which touches nothing.
     unsafe { asm!(".byte 0x0f, 0x1f, 0x80", ".long 0x6d706402") }
@@ -21,7 +32,7 @@ pub fn end() {
 
 /// The symbols of code as they are now, as lines of `/proc/kallsyms`: the kernel's own, and those of modules and of ftrace's
 /// trampolines.
-pub fn symbols() -> Result<(String, String)> {
+fn symbols() -> Result<(String, String)> {
     let path = "/proc/kallsyms";
     let text = fs::read_to_string(path).context(path)?;
     let is_code = |line: &&str| {
@@ -39,4 +50,14 @@ pub fn symbols() -> Result<(String, String)> {
         to.push('\n');
     }
     Ok((kernel, modules))
+}
+
+/// Puts the symbols in this state into the report, if they are wanted.
+pub fn note_symbols(state: State, amount: Amount, report: &mut Report) -> Result<()> {
+    if amount.symbols {
+        let (kernel, modules) = symbols()?;
+        report.symbols.insert(KERNEL.to_owned(), kernel);
+        report.symbols.insert(state.name(), modules);
+    }
+    Ok(())
 }

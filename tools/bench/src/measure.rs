@@ -106,26 +106,29 @@ pub fn measure_between<B, A>(
     let mut costs = vec![0.0; amount.samples];
     let mut rounds = Vec::with_capacity(amount.rounds);
     let mut sum = 0.0;
-    let mut one = |number: usize| -> Result<f64> {
+    let mut one = |number: usize, is_counted: bool| -> Result<f64> {
         let given = before(number)?;
+        if is_counted {
+            mark::begin();
+        }
         let start = clock::now();
         let result = sample(&given);
         let cost = (clock::now() - start) as f64;
+        mark::pause();
         after(given, result?)?;
         Ok(cost)
     };
     // What is done for the first time costs more.
     for number in 0..amount.samples / 4 {
-        one(number)?;
+        one(number, false)?;
     }
     idle(1);
-    mark::begin();
     for round in 0..amount.rounds {
         if round > 0 {
             idle(1);
         }
         for (number, cost) in costs.iter_mut().enumerate() {
-            *cost = one(number)?;
+            *cost = one(number, true)?;
         }
         sum += costs.iter().sum::<f64>() / amount.samples as f64;
         rounds.push(median(&mut costs));

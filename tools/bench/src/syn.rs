@@ -11,7 +11,7 @@ use crate::frame::{self, Form, Option_};
 use crate::mark;
 use crate::measure::{measure, Amount, State};
 use crate::net::{self, Net, Wire, NOBODY, SERVER};
-use crate::report::{Case, Limit, Report, KERNEL};
+use crate::report::{Case, Limit, Report};
 
 /// The most that a low-overhead MP_CAPABLE SYN may cost, with no other option but MSS.
 const TARGET: f64 = 15_600.0;
@@ -82,11 +82,7 @@ pub fn run(amount: Amount, module: bool) -> Result<Report> {
     };
     for &state in states {
         state.establish(&net)?;
-        if amount.symbols {
-            let (kernel, modules) = mark::symbols()?;
-            report.symbols.insert(KERNEL.to_owned(), kernel);
-            report.symbols.insert(state.name(), modules);
-        }
+        mark::note_symbols(state, amount, &mut report)?;
         measure_state(state, &net, &mptcp, &wire, amount, &mut report.cases)?;
     }
     report.judge();

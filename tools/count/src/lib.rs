@@ -3,7 +3,7 @@
 //! Counts the instructions of a QEMU guest by where they are, between marks that the guest sets.
 //!
 //! Load it into QEMU with `-plugin libcount.so,out=FILE`. A mark is an instruction that does nothing,
-//! `nopl MARK(%rax)`. `BEGIN` starts a section, `END` ends it and appends it to FILE:
+//! `nopl MARK(%rax)`. Between `BEGIN` and `PAUSE` counts, as often as they come; `END` ends the section and appends it to FILE:
 //!
 //! ```text
 //! section

@@ -149,6 +149,7 @@ extern "C" fn translated(_id: Id, block: *mut Block) {
             let length = qemu_plugin_insn_data(instruction, bytes.as_mut_ptr().cast(), 16);
             let call = match Mark::of(&bytes[..length.min(16)]) {
                 Some(Mark::Begin) => begin,
+                Some(Mark::Pause) => pause,
                 Some(Mark::End) => end,
                 None => continue,
             };
@@ -166,10 +167,16 @@ extern "C" fn begin(_cpu: c_uint, _data: *mut c_void) {
     slots.begin(cpus, |cpu, slot| state.count(cpu, slot));
 }
 
+extern "C" fn pause(_cpu: c_uint, _data: *mut c_void) {
+    let Some(state) = STATE.get() else { return };
+    let mut slots = state.slots.lock().unwrap_or_else(PoisonError::into_inner);
+    slots.pause(|cpu, slot| state.count(cpu, slot));
+}
+
 extern "C" fn end(_cpu: c_uint, _data: *mut c_void) {
     let Some(state) = STATE.get() else { return };
     let mut slots = state.slots.lock().unwrap_or_else(PoisonError::into_inner);
-    let text = slots.end(|cpu, slot| state.count(cpu, slot));
+    let text = slots.end();
     if let Err(error) = (&state.out).write_all(text.as_bytes()) {
         eprintln!("count: {error}");
     }

@@ -13,11 +13,13 @@ const OVERFLOW: usize = 1;
 /// The displacements of the `nopl` that are marks; no compiler makes them.
 const BEGIN: u32 = 0x6d70_6401;
 const END: u32 = 0x6d70_6402;
+const PAUSE: u32 = 0x6d70_6403;
 
 /// What the guest says by an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
     Begin,
+    Pause,
     End,
 }
 
@@ -29,20 +31,23 @@ impl Mark {
         };
         match u32::from_le_bytes(displacement.try_into().ok()?) {
             BEGIN => Some(Self::Begin),
+            PAUSE => Some(Self::Pause),
             END => Some(Self::End),
             _ => None,
         }
     }
 }
 
-/// The counters' owners, and their values when a section began.
+/// The counters' owners, and what was counted of a section.
 #[derive(Default)]
 pub struct Slots {
     slots: HashMap<u64, usize>,
     /// By slot, from slot 2 on.
     addresses: Vec<u64>,
-    /// By CPU and slot.
+    /// The counters at the last [`Mark::Begin`], by CPU and slot; empty when nothing is counted.
     before: Vec<Vec<u64>>,
+    /// The section so far, by CPU and slot.
+    sums: Vec<Vec<u64>>,
 }
 
 impl Slots {
@@ -73,7 +78,7 @@ impl Slots {
         }
     }
 
-    /// Takes what is counted so far, of that many CPUs, for the beginning.
+    /// The section goes on from here.
     pub fn begin(&mut self, cpus: usize, count: impl Fn(usize, usize) -> u64) {
         let used = 0..self.used();
         self.before = (0..cpus)
@@ -81,17 +86,28 @@ impl Slots {
             .collect();
     }
 
-    /// What was counted since, as text.
-    pub fn end(&mut self, count: impl Fn(usize, usize) -> u64) -> String {
-        let mut text = "section\n".to_owned();
-        for (cpu, before) in std::mem::take(&mut self.before).iter().enumerate() {
-            for slot in 0..self.used() {
+    /// It is interrupted here, until it begins again.
+    pub fn pause(&mut self, count: impl Fn(usize, usize) -> u64) {
+        let before = std::mem::take(&mut self.before);
+        self.sums.resize(self.sums.len().max(before.len()), vec![]);
+        let used = self.used();
+        for (cpu, (before, sums)) in before.iter().zip(&mut self.sums).enumerate() {
+            sums.resize(used, 0);
+            for (slot, sum) in sums.iter_mut().enumerate() {
                 let start = before.get(slot).copied().unwrap_or(0);
-                let counted = count(cpu, slot).wrapping_sub(start);
-                if counted > 0 {
-                    // Writing to a String can't fail.
-                    let _ = writeln!(text, "{cpu} {:x} {counted}", self.address(slot));
-                }
+                *sum += count(cpu, slot).wrapping_sub(start);
+            }
+        }
+    }
+
+    /// What was counted in the section, as text.
+    pub fn end(&mut self) -> String {
+        let mut text = "section\n".to_owned();
+        self.before.clear();
+        for (cpu, sums) in std::mem::take(&mut self.sums).iter().enumerate() {
+            for (slot, &sum) in sums.iter().enumerate().filter(|(_, &sum)| sum > 0) {
+                // Writing to a String can't fail.
+                let _ = writeln!(text, "{cpu} {:x} {sum}", self.address(slot));
             }
         }
         text
@@ -106,9 +122,10 @@ mod tests {
     fn a_mark_is_one_instruction() {
         assert_eq!(Mark::of(b"\x0f\x1f\x80\x01dpm"), Some(Mark::Begin));
         assert_eq!(Mark::of(b"\x0f\x1f\x80\x02dpm"), Some(Mark::End));
+        assert_eq!(Mark::of(b"\x0f\x1f\x80\x03dpm"), Some(Mark::Pause));
         for other in [
             &b""[..],
-            b"\x0f\x1f\x80\x03dpm",
+            b"\x0f\x1f\x80\x04dpm",
             b"\x0f\x1f\x80\x01dp",
             b"\x0f\x1f\x84\x01dpm",
         ] {
@@ -125,16 +142,20 @@ mod tests {
         slots.begin(2, |cpu, slot| (10 * cpu + slot) as u64);
         let b = slots.of(A + 16);
         assert_ne!(a, b);
-        let text = slots.end(|cpu, slot| match (cpu, slot) {
+        slots.pause(|cpu, slot| match (cpu, slot) {
             (0, slot) if slot == a => a as u64 + 7,
             (1, slot) if slot == b => 5,
             (_, slot) if slot == b => 0,
             (cpu, slot) => (10 * cpu + slot) as u64,
         });
+        // What runs now is none of the section.
+        slots.begin(2, |_, _| 100);
+        slots.pause(|cpu, slot| if (cpu, slot) == (0, a) { 102 } else { 100 });
         assert_eq!(
-            text,
-            "section\n0 ffffffff81000000 7\n1 ffffffff81000010 5\n"
+            slots.end(),
+            "section\n0 ffffffff81000000 9\n1 ffffffff81000010 5\n"
         );
-        assert_eq!(slots.end(|_, _| 1), "section\n", "nothing began");
+        slots.pause(|_, _| 1);
+        assert_eq!(slots.end(), "section\n", "nothing began");
     }
 }
