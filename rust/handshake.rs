@@ -81,6 +81,7 @@ hook_group! {
     KeySha,
     join::SynRecvSock,
     join::HmacSha,
+    join::SubflowConnect,
     external::PmFullyEstablished,
     external::PmAddAddrReceived,
     Getsockopt,
@@ -118,6 +119,7 @@ pub(crate) fn start() -> Result {
     HOT.resolve()?;
     STATELESS.resolve()?;
     EXTERNAL.resolve()?;
+    SUBFLOW_CONNECT.resolve()?;
     for range in &REMOTE_KEY_SETTERS {
         range.resolve()?;
     }
@@ -271,8 +273,12 @@ static REMOTE_KEY_SETTERS: [Range; 4] = [
     Range::new(c"__mptcp_subflow_fully_established"),
 ];
 
+/// `__mptcp_subflow_connect()`. In a call from there, and only there, `mptcp_crypto_key_sha()` is asked for the peer's token
+/// alone.
+static SUBFLOW_CONNECT: Range = Range::new(join::SubflowConnect::TARGET);
+
 /// `mptcp_crypto_key_sha()`: the peer's data sequence number is made of its key field, `Rnd ‖ Tok`,
-/// if this end is low-overhead.
+/// if this end is low-overhead; so is the token by which a subflow joins the peer.
 struct KeySha;
 
 impl Hook for KeySha {
@@ -281,6 +287,9 @@ impl Hook for KeySha {
     fn takes(call: Call<'_>) -> bool {
         let token = call.arg1::<u32>();
         let iasn = call.arg2::<u64>();
+        if iasn.is_null() {
+            return SUBFLOW_CONNECT.contains(call.parent()) && join::is_peers_key(call.u64_0());
+        }
         token.is_null()
             && REMOTE_KEY_SETTERS.iter().any(|range| range.contains(call.parent()))
             // SAFETY: By `REMOTE_KEY_SETTERS`, `iasn` lies in a subflow.
@@ -291,10 +300,14 @@ impl Hook for KeySha {
         /// # Safety
         ///
         /// The arguments must be those of `mptcp_crypto_key_sha()`.
-        unsafe extern "C" fn key_sha(key: u64, _token: *mut u32, idsn: *mut u64) {
-            if let Some(key) = KeyField::from_raw(key) {
-                // SAFETY: The caller wants the number there.
-                unsafe { idsn.write(key.idsn().0) };
+        unsafe extern "C" fn key_sha(key: u64, token: *mut u32, idsn: *mut u64) {
+            // SAFETY: The caller wants one of the two there; the other is null.
+            unsafe {
+                if idsn.is_null() {
+                    token.write((key >> 32) as u32);
+                } else if let Some(key) = KeyField::from_raw(key) {
+                    idsn.write(key.idsn().0);
+                }
             }
         }
         key_sha as usize

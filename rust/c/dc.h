@@ -223,6 +223,7 @@ struct dc_cursor {
 	/* Unless they are to be under this connection's key, or the one before; NULL: nought. */
 	const struct mptcp_sock	*app;
 	bool	previous;
+	u64	peer_key;	/* of the connection that a subflow was last asked to join here */
 } ____cacheline_aligned_in_smp;
 
 /* The fields of an MP_JOIN. Low-overhead ones have neither nonce nor HMAC. */
@@ -423,6 +424,7 @@ bool dc_join_complete(struct request_sock *req);
 bool dc_request_joins(const struct request_sock *req);
 bool dc_request_joins_external(const struct request_sock *req);
 bool dc_msk_is_low_overhead(const struct mptcp_sock *msk);
+u64 dc_msk_peer_key(const struct mptcp_sock *msk);
 bool dc_subflow_joins(struct sock *ssk);
 bool dc_subflow_is_join(const struct sock *ssk);
 bool dc_subflow_first_join_syn(const struct sock *ssk, const struct sk_buff *skb, u32 *isn);

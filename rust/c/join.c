@@ -46,6 +46,12 @@ bool dc_msk_is_low_overhead(const struct mptcp_sock *msk)
 	return is;
 }
 
+/* The key field of the peer of a connection of ours, which begins with its token; else 0. */
+u64 dc_msk_peer_key(const struct mptcp_sock *msk)
+{
+	return dc_msk_is_low_overhead(msk) ? READ_ONCE(msk->remote_key) : 0;
+}
+
 static bool dc_msk_has_mode(const struct mptcp_sock *msk, bool external)
 {
 	return (READ_ONCE(msk->local_key) & 1) == external && dc_msk_is_low_overhead(msk);

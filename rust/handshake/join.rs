@@ -172,6 +172,32 @@ impl Hook for HmacSha {
     }
 }
 
+/// `__mptcp_subflow_connect()`: notes the key that it will have hashed for the peer's token, if
+/// the connection is one of ours. It goes on as ever.
+pub(super) struct SubflowConnect;
+
+impl Hook for SubflowConnect {
+    const TARGET: &'static CStr = c"__mptcp_subflow_connect";
+
+    fn takes(call: Call<'_>) -> bool {
+        // SAFETY: The connection, which lives and is locked, is the first argument; the callback isn't preempted.
+        unsafe { (&raw mut (*dc_cursor_here()).peer_key).write(dc_msk_peer_key(call.arg0())) };
+        false
+    }
+
+    /// Nothing is ever sent there.
+    fn replacement() -> usize {
+        0
+    }
+}
+
+/// Whether [`SubflowConnect`] has noted this key on this CPU. If the task that connects was moved to another since,
+/// or another one was quicker, no; the key is hashed then, and in vain.
+pub(super) fn is_peers_key(key: u64) -> bool {
+    // SAFETY: A note of another task is as good: its key isn't this one, or it is the same connection.
+    key != 0 && unsafe { (&raw const (*dc_cursor_here()).peer_key).read_volatile() } == key
+}
+
 /// Two nonces; the HMAC of an ADD_ADDR is over another length.
 const JOIN_MESSAGE: c_int = 8;
 
