@@ -4,6 +4,7 @@
 //!
 //! Code that has it owns the CPU's cursor (`rust/c/tokens.c`), and is an RCU reader.
 
+use core::arch::asm;
 use core::ops::Deref;
 
 use kernel::types::NotThreadSafe;
@@ -49,4 +50,28 @@ impl Drop for BhGuard {
         // SAFETY: Paired with the one in `new`.
         unsafe { bindings::dc_bh_enable() };
     }
+}
+
+/// This CPU's cursor. With softirqs disabled, nobody else touches it.
+///
+/// What the C macro `raw_cpu_ptr()` makes of `dc_cursors`; a call of C for every SYN would cost more than it does.
+#[inline(always)]
+pub(crate) fn cursor_here() -> *mut bindings::dc_cursor {
+    extern "C" {
+        static this_cpu_off: usize;
+        static dc_cursors: bindings::dc_cursor;
+    }
+    let here;
+    // SAFETY: The kernel keeps the distance of this CPU's variables there.
+    unsafe {
+        asm!(
+            "movq %gs:{distance}(%rip), {here}",
+            "addq ${variable}, {here}",
+            here = out(reg) here,
+            distance = sym this_cpu_off,
+            variable = sym dc_cursors,
+            options(att_syntax, nostack, readonly),
+        );
+    }
+    here
 }

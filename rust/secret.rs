@@ -32,7 +32,10 @@ use proto::token::{
     Token, //
 };
 
-use crate::bh::BhDisabled;
+use crate::bh::{
+    cursor_here,
+    BhDisabled, //
+};
 use crate::bindings;
 use crate::stack::Netns;
 
@@ -139,7 +142,7 @@ fn take(bh: &BhDisabled) -> Option<(&Epoch, Counter)> {
     let epoch = epoch(bh)?;
     // SAFETY: With softirqs disabled the cursor is ours. Nobody can bring it into a later epoch
     // than the one just read.
-    let cursor = unsafe { &mut *bindings::dc_cursor_here() };
+    let cursor = unsafe { &mut *cursor_here() };
     let stretch = Stretch {
         first: cursor.first,
         end: cursor.end,
@@ -243,8 +246,8 @@ pub(crate) fn search(
     bh: &BhDisabled,
     accept: impl Fn(KeyField) -> bool,
 ) -> bool {
-    // SAFETY: With softirqs disabled the cursor is ours.
-    let full_at = unsafe { &raw mut (*bindings::dc_cursor_here()).full_at };
+    // SAFETY: The cursor is there.
+    let full_at = unsafe { &raw mut (*cursor_here()).full_at };
     // SAFETY: The clock may be read any time.
     let now = unsafe { bindings::dc_tick() };
     // SAFETY: As above.

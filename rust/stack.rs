@@ -343,37 +343,38 @@ impl Packet {
     /// [`flow`](Self::flow) for IPv4.
     #[inline(always)]
     pub(crate) fn flow_v4(&self, netns: u64) -> Option<Flow> {
+        Some(self.v4()?.flow(netns))
+    }
+
+    /// It, if it came over IPv4.
+    #[inline(always)]
+    pub(crate) fn v4(&self) -> Option<PacketV4> {
         /// `ETH_P_IP`
         const IPV4: u16 = 0x0800;
 
-        // SAFETY: An IPv4 header has 20 bytes, the addresses last.
-        let (local, remote) = unsafe { self.ends::<4>(IPV4, 12) }?;
-        Some(Flow::v4(netns, local, remote))
+        // INVARIANT: As is checked.
+        (self.protocol() == IPV4.to_be_bytes()).then_some(PacketV4(*self))
     }
 
     fn flow_v6(&self, netns: u64) -> Option<Flow> {
         /// `ETH_P_IPV6`
         const IPV6: u16 = 0x86dd;
 
+        if self.protocol() != IPV6.to_be_bytes() {
+            return None;
+        }
         // SAFETY: An IPv6 header has 40 bytes, the addresses last.
-        let (local, remote) = unsafe { self.ends::<16>(IPV6, 8) }?;
+        let (local, remote) = unsafe { self.ends(8) };
         Some(Flow::v6(netns, local, remote))
     }
 
-    /// The ends of a connection over `protocol`, local end first.
+    /// The ends of the connection, local end first.
     ///
     /// # Safety
     ///
-    /// The header of `protocol` must have its two addresses at `offset`.
+    /// The IP header must have its two addresses at `offset`.
     #[inline(always)]
-    unsafe fn ends<const N: usize>(
-        &self,
-        protocol: u16,
-        offset: usize,
-    ) -> Option<(End<N>, End<N>)> {
-        if self.protocol() != protocol.to_be_bytes() {
-            return None;
-        }
+    unsafe fn ends<const N: usize>(&self, offset: usize) -> (End<N>, End<N>) {
         let header = core::ptr::from_ref(self.tcp().0);
         // SAFETY: A TCP header begins with the ports.
         let [remote_port, local_port] = unsafe { header.cast::<[[u8; 2]; 2]>().read() };
@@ -384,7 +385,25 @@ impl Packet {
             ip.add(offset).cast::<[[u8; N]; 2]>().read_unaligned()
         };
         let end = |addr, port| End { addr, port };
-        Some((end(local, local_port), end(remote, remote_port)))
+        (end(local, local_port), end(remote, remote_port))
+    }
+}
+
+/// A packet over IPv4.
+///
+/// # Invariants
+///
+/// Its IP header is one of IPv4.
+#[derive(Clone, Copy)]
+pub(crate) struct PacketV4(Packet);
+
+impl PacketV4 {
+    /// Its connection, as of the host that received it.
+    #[inline(always)]
+    pub(crate) fn flow(&self, netns: u64) -> Flow {
+        // SAFETY: By the type's invariant; an IPv4 header has 20 bytes, the addresses last.
+        let (local, remote) = unsafe { self.0.ends(12) };
+        Flow::v4(netns, local, remote)
     }
 }
 
@@ -490,6 +509,22 @@ impl Netns {
             },
         };
         Some((Self(NonNull::new(of.netns)?), takes))
+    }
+
+    /// That of a listener which takes low-overhead MP_CAPABLEs, unless an application has set options on this host; counts
+    /// the SYN, for the stack, too.
+    ///
+    /// # Safety
+    ///
+    /// `listener` must be a live MPTCP listener.
+    #[inline(always)]
+    pub(crate) unsafe fn take_syn(
+        listener: *const sock,
+        counter: dc_counter,
+        _bh: &BhDisabled,
+    ) -> Option<Self> {
+        // SAFETY: By this function's requirement; softirqs are disabled.
+        NonNull::new(unsafe { dc_listener_take_syn(listener, counter) }).map(Self)
     }
 
     /// Whether the subflow `ssk` is to offer a handshake of ours, and with external keys: its socket's

@@ -347,7 +347,7 @@ bool dc_token_add_standard(struct sock *ssk, u64 key);
 void dc_requests_settle(void);
 struct dc_netns *dc_token_owner(u32 token, u64 local_key, const struct tcphdr *th);
 void dc_token_release(struct sock *ssk);
-struct dc_cursor *dc_cursor_here(void);
+DECLARE_PER_CPU_ALIGNED(struct dc_cursor, dc_cursors);	/* in Rust: cursor_here() */
 void dc_bh_disable(void);
 void dc_bh_enable(void);
 u32 dc_tick(void);
@@ -391,6 +391,7 @@ void dc_mode_unlock(void);
 
 /* stack.c: bit fields and inline functions of the stack's objects */
 struct dc_listener dc_listener_of(const struct sock *listener, bool join);
+struct dc_netns *dc_listener_take_syn(const struct sock *listener, enum dc_counter counter);
 u8 dc_connect_mode(const struct sock *ssk, bool *external);
 void dc_request_init(struct request_sock *req, const struct sock *listener);
 bool dc_request_accept_cookie(struct request_sock *req, const struct sk_buff *skb);

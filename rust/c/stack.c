@@ -15,26 +15,53 @@ static noinline struct dc_listener dc_listener_asked(const struct mptcp_subflow_
 	return of;
 }
 
+/* Does the stack look at an MP_CAPABLE, or (@join) MP_JOIN, to this listener? */
+static __always_inline bool dc_listener_looks(const struct sock *listener, bool join)
+{
+	const struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(listener);
+
+#ifdef CONFIG_TCP_MD5SIG
+	if (rcu_access_pointer(tcp_sk(listener)->md5sig_info))
+		return false;
+#endif
+	return subflow->request_mptcp && (join || !subflow->pm_listener);
+}
+
 /*
  * What a listener takes of MP_CAPABLE or (@join) MP_JOIN. Where that is nothing,
  * the stack then resets or falls back: subflow_check_req().
  */
 struct dc_listener dc_listener_of(const struct sock *listener, bool join)
 {
-	const struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(listener);
 	struct dc_listener of = {};
 
-#ifdef CONFIG_TCP_MD5SIG
-	if (rcu_access_pointer(tcp_sk(listener)->md5sig_info))
-		return of;
-#endif
-	if (!subflow->request_mptcp || (subflow->pm_listener && !join))
+	if (!dc_listener_looks(listener, join))
 		return of;
 	of.netns = dc_netns_of_bh(sock_net(listener));
 	if (READ_ONCE(dc_apps_used))
-		return dc_listener_asked(subflow, of);
+		return dc_listener_asked(mptcp_subflow_ctx(listener), of);
 	of.accept = READ_ONCE(of.netns->lowoverhead);
 	return of;
+}
+
+/*
+ * The namespace of a listener that takes low-overhead MP_CAPABLEs, where no
+ * application has set options; NULL: it is another. Counts the SYN as well: what
+ * every SYN goes through is one call.
+ */
+struct dc_netns *dc_listener_take_syn(const struct sock *listener, enum dc_counter counter)
+{
+	struct net *net = sock_net(listener);
+	struct dc_netns *ns;
+
+	if (!dc_listener_looks(listener, false) || READ_ONCE(dc_apps_used))
+		return NULL;
+	ns = dc_netns_of_bh(net);
+	if (!READ_ONCE(ns->lowoverhead))
+		return NULL;
+	MPTCP_INC_STATS(net, MPTCP_MIB_MPCAPABLEPASSIVE);
+	dc_count_one(ns, counter);
+	return ns;
 }
 
 /* The mode in which the subflow @ssk connects: lowoverhead, or @external. */

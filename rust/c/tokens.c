@@ -16,7 +16,7 @@
 static struct dc_token_bucket *dc_table __read_mostly;
 static unsigned int dc_mask __read_mostly;
 
-static DEFINE_PER_CPU_ALIGNED(struct dc_cursor, dc_cursors);
+DEFINE_PER_CPU_ALIGNED(struct dc_cursor, dc_cursors);
 
 int dc_tokens_init(void)
 {
@@ -121,9 +121,9 @@ struct mptcp_sock *dc_token_get(struct net *net, u32 token)
 static bool dc_token_busy(u32 token)
 {
 	struct dc_token_bucket *bucket = dc_bucket(token);
+	int length = READ_ONCE(bucket->chain_len);
 
-	return READ_ONCE(bucket->chain_len) >= DC_TOKEN_MAX_CHAIN_LEN ||
-	       dc_bucket_find(bucket, token);
+	return length && (length >= DC_TOKEN_MAX_CHAIN_LEN || dc_bucket_find(bucket, token));
 }
 
 /* mptcp_token_new_request() for a token that @req has already. */
@@ -272,12 +272,6 @@ void dc_requests_settle(void)
 		spin_unlock_bh(&bucket->lock);
 		cond_resched();
 	}
-}
-
-/* This CPU's cursor. With softirqs disabled, nobody else touches it. */
-struct dc_cursor *dc_cursor_here(void)
-{
-	return raw_cpu_ptr(&dc_cursors);
 }
 
 /* Changes CONFIG_HZ times a second. */

@@ -23,6 +23,7 @@ use super::wire::{
     is_own_join, //
 };
 use crate::bh::{
+    cursor_here,
     BhDisabled,
     BhGuard, //
 };
@@ -109,8 +110,7 @@ pub(super) unsafe fn with_packet<R>(
         previous,
     } = hmacs.unwrap_or(Hmacs::none(0, 0));
     let bh = BhGuard::new();
-    // SAFETY: Any CPU has one.
-    let cursor = unsafe { dc_cursor_here() };
+    let cursor = cursor_here();
     // SAFETY: Until softirqs are enabled again, nothing on this CPU looks at these fields but what
     // `original` calls.
     unsafe {
@@ -136,7 +136,7 @@ pub(super) unsafe fn with_packet<R>(
 pub(super) fn is_expected(packet: Packet) -> bool {
     // SAFETY: If it is, nothing else on this CPU changes the field; if not, any answer but a match
     // will do, and no other CPU handles this packet.
-    let expected = unsafe { (&raw const (*dc_cursor_here()).packet).read_volatile() };
+    let expected = unsafe { (&raw const (*cursor_here()).packet).read_volatile() };
     core::ptr::eq(expected, packet.raw())
 }
 
@@ -148,7 +148,7 @@ pub(super) struct HmacSha;
 fn has_hmacs(keys: (u64, u64)) -> bool {
     // SAFETY: As in `is_expected`: where the keys match, it is the join under way here.
     let (local, remote) = unsafe {
-        let cursor = dc_cursor_here();
+        let cursor = cursor_here();
         (
             (&raw const (*cursor).local_key).read_volatile(),
             (&raw const (*cursor).remote_key).read_volatile(),
@@ -181,7 +181,7 @@ impl Hook for SubflowConnect {
 
     fn takes(call: Call<'_>) -> bool {
         // SAFETY: The connection, which lives and is locked, is the first argument; the callback isn't preempted.
-        unsafe { (&raw mut (*dc_cursor_here()).peer_key).write(dc_msk_peer_key(call.arg0())) };
+        unsafe { (&raw mut (*cursor_here()).peer_key).write(dc_msk_peer_key(call.arg0())) };
         false
     }
 
@@ -195,7 +195,7 @@ impl Hook for SubflowConnect {
 /// or another one was quicker, no; the key is hashed then, and in vain.
 pub(super) fn is_peers_key(key: u64) -> bool {
     // SAFETY: A note of another task is as good: its key isn't this one, or it is the same connection.
-    key != 0 && unsafe { (&raw const (*dc_cursor_here()).peer_key).read_volatile() } == key
+    key != 0 && unsafe { (&raw const (*cursor_here()).peer_key).read_volatile() } == key
 }
 
 /// Two nonces; the HMAC of an ADD_ADDR is over another length.
@@ -210,7 +210,7 @@ unsafe extern "C" fn hmac_sha(key1: u64, key2: u64, msg: *mut u8, len: c_int, hm
     let (app, previous) = if joins {
         // SAFETY: As in `has_hmacs`.
         unsafe {
-            let cursor = dc_cursor_here();
+            let cursor = cursor_here();
             (
                 (&raw const (*cursor).app).read_volatile(),
                 (&raw const (*cursor).previous).read_volatile(),

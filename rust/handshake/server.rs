@@ -32,6 +32,7 @@ use proto::option::{
 
 use super::wire::{
     first,
+    first_in_syn,
     is_ours, //
 };
 use super::{
@@ -72,7 +73,7 @@ impl Hook for CheckReq {
     fn glance(call: Call<'_>) -> Option<bool> {
         // SAFETY: The packet, which lives, is the third argument.
         let packet = unsafe { Packet::live(call.arg2()) };
-        let Some(options) = first(packet.options()) else {
+        let Some(options) = first_in_syn(packet.options()) else {
             return Some(false);
         };
         // Where the others begin, too; mostly it is the last.
@@ -201,11 +202,7 @@ unsafe fn take_found(
         return unsafe { join::take_syn(req, listener, skb, option, bh) };
     };
     // SAFETY: By this function's requirement.
-    let (netns, takes) = unsafe { Netns::of_listener(listener, false, bh) }?;
-    // SAFETY: As above.
-    let flow = unsafe { Packet::live(skb) }.flow(netns.cookie())?;
-    // SAFETY: As above.
-    unsafe { take_capable(req, listener, skb, received, netns, takes, flow, bh) }
+    unsafe { take_capable(req, listener, skb, received, bh) }
 }
 
 /// [`take_found`] for an MP_CAPABLE over IPv4 to a listener that takes low overhead. Of these the optimiser makes little
@@ -226,37 +223,45 @@ unsafe fn take_usual(
         accept: true,
         features: Features::NONE,
     };
-    // SAFETY: By this function's requirement.
-    let (netns, takes) = unsafe { Netns::of_listener(listener, false, bh) }?;
-    if takes != USUAL {
+    let Answer::Dc(agreed) = answer(USUAL, Some(Option_::Dc(option))) else {
         return None;
-    }
+    };
+    // SAFETY: By this function's requirement.
+    let packet = unsafe { Packet::live(skb) }.v4()?;
     // SAFETY: As above.
-    let flow = unsafe { Packet::live(skb) }.flow_v4(netns.cookie())?;
-    let received = Option_::Dc(option);
+    let netns = unsafe { Netns::take_syn(listener, counter_of(option), bh) }?;
+    let flow = packet.flow(netns.cookie());
     // SAFETY: As above.
-    unsafe { take_capable(req, listener, skb, received, netns, USUAL, flow, bh) }
+    unsafe { grant(req, listener, skb, netns, &flow, agreed.external, bh) };
+    Some(0)
 }
 
-/// Answers an MP_CAPABLE to a listener of `netns` that takes such.
+/// What counts a SYN with this option.
+#[inline(always)]
+fn counter_of(option: MpCapableRepr) -> dc_counter {
+    match option.body {
+        Body::Compact => DC_COUNT_MPC_SYN_COMPACT_RX,
+        _ => DC_COUNT_MPC_SYN_FULL_RX,
+    }
+}
+
+/// Answers an MP_CAPABLE to any listener.
 ///
 /// # Safety
 ///
 /// The first three arguments must be those of `subflow_check_req()`.
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "inlined")]
 unsafe fn take_capable(
     req: *mut request_sock,
     listener: *const sock,
     skb: *mut sk_buff,
     received: Option_,
-    netns: Netns,
-    takes: Listener,
-    flow: Flow,
     bh: &BhDisabled,
 ) -> Option<c_int> {
-    let (Answer::Dc(agreed), Option_::Dc(MpCapableRepr { body, .. })) =
-        (answer(takes, Some(received)), received)
+    // SAFETY: By this function's requirement.
+    let (netns, takes) = unsafe { Netns::of_listener(listener, false, bh) }?;
+    // SAFETY: As above.
+    let flow = unsafe { Packet::live(skb) }.flow(netns.cookie())?;
+    let (Answer::Dc(agreed), Option_::Dc(option)) = (answer(takes, Some(received)), received)
     else {
         if takes.features.external {
             // The request is one of plain TCP, as the stack has set it up.
@@ -265,25 +270,37 @@ unsafe fn take_capable(
         }
         return None;
     };
-    let counter = match body {
-        Body::Compact => DC_COUNT_MPC_SYN_COMPACT_RX,
-        _ => DC_COUNT_MPC_SYN_FULL_RX,
-    };
     // SAFETY: The listener lives, in that namespace.
-    unsafe { netns.count_syn(listener, counter) };
+    unsafe { netns.count_syn(listener, counter_of(option)) };
+    // SAFETY: By this function's requirement.
+    unsafe { grant(req, listener, skb, netns, &flow, agreed.external, bh) };
+    Some(0)
+}
 
-    let accepted = match secret::issue(&flow, agreed.external, bh) {
+/// Gives the request a key field of this host for `flow`; without one, it is a request of plain TCP.
+///
+/// # Safety
+///
+/// The first three arguments must be those of `subflow_check_req()`; the listener must be one of `netns`.
+#[inline(always)]
+unsafe fn grant(
+    req: *mut request_sock,
+    listener: *const sock,
+    skb: *mut sk_buff,
+    netns: Netns,
+    flow: &Flow,
+    external: bool,
+    bh: &BhDisabled,
+) {
+    let granted = match secret::issue(flow, external, bh) {
         // SAFETY: By this function's requirement.
-        Some(key) => unsafe {
-            accept(req, skb, key) || search(req, skb, netns, agreed.external, bh)
-        },
+        Some(key) => unsafe { accept(req, skb, key) || search(req, skb, netns, external, bh) },
         None => false,
     };
-    if !accepted {
+    if !granted {
         // SAFETY: The listener lives, in that namespace.
         unsafe { netns.count_fallback(listener) };
     }
-    Some(0)
 }
 
 /// Gives the request a key field, if its token is free.
@@ -383,7 +400,7 @@ unsafe fn answer_options(
 /// # Safety
 ///
 /// As for [`answer_options`].
-#[cold]
+#[inline(never)]
 unsafe fn answer_without_hooks(
     req: *const request_sock,
     size: *mut c_uint,

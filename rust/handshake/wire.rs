@@ -289,12 +289,19 @@ pub(super) fn is_own_join(options: &[u8]) -> bool {
 
 /// The options from the first of MPTCP's on.
 #[inline(always)]
-pub(super) fn first(mut options: &[u8]) -> Option<&[u8]> {
-    // How Linux, and nearly all else, begins a segment's options: NOP, NOP, timestamps; and a SYN's:
-    // MSS, SACK permitted, timestamps, NOP, window scale.
-    if let Some(rest) = behind([1, 1, 8, 10], options) {
-        options = rest;
-    } else if let [2, 4, _, _, rest @ ..] = options {
+pub(super) fn first(options: &[u8]) -> Option<&[u8]> {
+    // How Linux, and nearly all else, begins a segment's options: NOP, NOP, timestamps.
+    match behind([1, 1, 8, 10], options) {
+        Some(rest) => scan(rest),
+        None => first_in_syn(options),
+    }
+}
+
+/// [`first`], quicker for a SYN.
+#[inline(always)]
+pub(super) fn first_in_syn(mut options: &[u8]) -> Option<&[u8]> {
+    // How it begins those: MSS, SACK permitted, timestamps, NOP, window scale.
+    if let [2, 4, _, _, rest @ ..] = options {
         options = rest;
         if let Some(rest) = behind([4, 2, 8, 10], options) {
             options = match rest {
@@ -303,6 +310,11 @@ pub(super) fn first(mut options: &[u8]) -> Option<&[u8]> {
             };
         }
     }
+    scan(options)
+}
+
+#[inline(always)]
+fn scan(mut options: &[u8]) -> Option<&[u8]> {
     loop {
         match *options {
             [KIND, length, _, ..] if length > 2 => return Some(options),

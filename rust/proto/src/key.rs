@@ -33,6 +33,15 @@ impl KeyField {
         }
     }
 
+    /// The key field of these bytes on the wire; `None` when its token is 0.
+    #[inline(always)]
+    pub const fn from_wire([a, b, c, d, e, f, g, h]: [u8; 8]) -> Option<Self> {
+        match Token::new(u32::from_be_bytes([a, b, c, d])) {
+            Some(token) => Some(Self::new(token, u32::from_be_bytes([e, f, g, h]))),
+            None => None,
+        }
+    }
+
     /// The value, a host integer, as the stack's `local_key` and `remote_key` hold it. On the
     /// wire it is big endian.
     #[inline]

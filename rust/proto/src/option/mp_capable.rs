@@ -428,7 +428,7 @@ pub fn syn_at(bytes: &[u8]) -> Option<MpCapableRepr> {
     let body = match usize::from(length) {
         len::COMPACT => Body::Compact,
         len::KEY => Body::Key {
-            sender: KeyField::from_raw(u64::from_be_bytes(*rest.first_chunk()?))?,
+            sender: KeyField::from_wire(*rest.first_chunk()?)?,
         },
         _ => return None,
     };
