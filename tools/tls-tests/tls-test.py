@@ -142,6 +142,8 @@ def a_key_update_leaves_the_key():
         with s_client(port, "-tls1_3", "-msg", stdin=subprocess.PIPE) as client:
             until("the handshake", lambda: "Verify return code" in client.said())
             client.write(b"K\n")
+            # What is read together with the command would be lost.
+            until("the key update", lambda: "KEYUPDATE" in client.said())
             client.write(b"after the update\n")
             until("data under the new keys", lambda: "after the update" in server.said())
             check("KeyUpdate" in client.said(), "no key update:", client.said())

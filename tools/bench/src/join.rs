@@ -32,6 +32,8 @@ const JOIN_SEGMENTS: u64 = 4;
 const SETTLE: Duration = Duration::from_millis(300);
 
 const TCP: &str = "TCP: socket(), bind(), connect()";
+/// A join's server end is ready for data; so is TCP's only then.
+const TCP_ACCEPTED: &str = "TCP: the same, and accept()";
 
 /// Measures joins with the module absent, with derived nonces, and without HMAC.
 pub fn run(amount: Amount, module: bool) -> Result<Report> {
@@ -68,7 +70,8 @@ pub fn run(amount: Amount, module: bool) -> Result<Report> {
                 ..amount
             },
         };
-        bench.measure_tcp(&tcp, &mut report.cases)?;
+        bench.measure_tcp(TCP, &tcp, &mut report.cases)?;
+        bench.measure_tcp(TCP_ACCEPTED, &tcp, &mut report.cases)?;
         let request = bench.measure_requests(&mut report.cases)?;
         bench.measure_joins(&mptcp, request, &mut report.cases)?;
     }
@@ -117,22 +120,26 @@ impl Bench<'_> {
         Ok(case)
     }
 
-    fn measure_tcp(&self, listener: &Socket, cases: &mut Vec<Case>) -> Result<()> {
+    fn measure_tcp(&self, what: &str, listener: &Socket, cases: &mut Vec<Case>) -> Result<()> {
         self.net.client.enter()?;
         let from = SocketAddr::from((CLIENT.addr, 0)).into();
         let to = SocketAddr::from((SERVER.addr, TCP_PORT)).into();
         let mut case = self.count(
-            TCP,
+            what,
             TCP_SEGMENTS,
             || Ok(()),
             |_| {
                 let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
                 socket.bind(&from)?;
                 socket.connect(&to)?;
-                Ok(socket)
+                let server = match what {
+                    TCP_ACCEPTED => Some(listener.accept()?.0),
+                    _ => None,
+                };
+                Ok((socket, server))
             },
-            |(), client| {
-                let (server, _) = listener.accept()?;
+            |(), (client, server)| {
+                let server = server.map_or_else(|| Ok(listener.accept()?.0), anyhow::Ok)?;
                 // A reset: no socket waits for its port to be free again.
                 client.set_linger(Some(Duration::ZERO))?;
                 drop(client);
@@ -141,7 +148,7 @@ impl Bench<'_> {
             },
         )?;
         if self.state != State::Absent {
-            case.against = Some((State::Absent.name(), TCP.to_owned()));
+            case.against = Some((State::Absent.name(), what.to_owned()));
         }
         cases.push(case);
         Ok(())
