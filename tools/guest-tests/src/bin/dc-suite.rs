@@ -56,6 +56,9 @@ enum Format {
 /// The suite in a guest with the test kernel. It comes last: its kernel takes longest to build.
 const TEST_KERNEL: &str = "guest-test";
 
+/// Programs of scripts/test.d that need the test kernel's build tree, and come after those that don't.
+const LATE: [&str; 1] = ["refusal"];
+
 /// Starts to build what the last suite needs, on the processor time that others leave. Whoever needs it before
 /// it is there waits for it; so its result doesn't matter here. What the others need, too, isn't held up.
 fn build_ahead() -> Result<Child> {
@@ -105,15 +108,14 @@ fn suites(quick: bool) -> Result<Vec<Suite>> {
 
     let mut programs: Vec<_> = fs::read_dir("scripts/test.d")
         .context("scripts/test.d")?
-        .map(|entry| Ok(entry?.path()))
+        .map(|entry| {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            Ok((LATE.contains(&&*name), name.into_owned(), path))
+        })
         .collect::<Result<_>>()?;
     programs.sort();
-    for path in programs {
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+    for (_, name, path) in programs {
         suites.push(Suite {
             name,
             command: Command::new(&path),
