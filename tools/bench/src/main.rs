@@ -7,7 +7,9 @@ mod clock;
 mod datapath;
 mod flood;
 mod frame;
+mod http;
 mod join;
+mod life;
 mod mark;
 mod measure;
 mod net;
@@ -28,7 +30,7 @@ use measure::Amount;
 use report::Report;
 
 const HELP: &str = "\
-Usage: dc-bench syn|join|datapath [OPTION]...   in a guest of scripts/vm --icount, as root
+Usage: dc-bench syn|join|datapath|http|life|memory [OPTION]...   in a guest of scripts/vm --icount, as root
        dc-bench flood|table [OPTION]...    in any guest of scripts/vm, as root
        dc-bench show FILE                  anywhere
        dc-bench split FILE COUNTS          anywhere
@@ -38,6 +40,9 @@ Measures, and prints the result as JSON; progress goes to standard error.
   syn       instructions of a SYN and its answer, by kind of SYN and state of the module
   join      instructions of a whole join, both ends together, against a TCP connection
   datapath  instructions of a segment, by kind of connection and state of the module
+  http      requests a second by number of subflows: plain TCP, regular MPTCP, without hashes, low overhead
+  life      instructions of a connection from its beginning to its end, by number of subflows
+  memory    bytes of slab that it takes in between
   flood     what a flood of MP_JOIN SYNs leaves of the joins of 1,000 clients, and of memory
   table     how full the table of tokens is when a connection first falls back to TCP
   show      prints a result as a table
@@ -122,6 +127,9 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
         Some("syn") if words.len() == 1 => syn::run,
         Some("join") if words.len() == 1 => join::run,
         Some("datapath") if words.len() == 1 => datapath::run,
+        Some("http") if words.len() == 1 => http::run,
+        Some("life") if words.len() == 1 => life::run,
+        Some("memory") if words.len() == 1 => life::run_memory,
         Some("flood") if words.len() == 1 => flood::run,
         Some("table") if words.len() == 1 => table::run,
         _ => bail!("what shall I measure? dc-bench --help lists it"),

@@ -66,11 +66,16 @@ impl Netns {
 
     /// Runs a program in it, words apart by blanks.
     pub fn run(&self, command: &str) -> Result<()> {
+        self.output(command).map(drop)
+    }
+
+    /// Runs a program in it, words apart by blanks; gives what it printed.
+    pub fn output(&self, command: &str) -> Result<String> {
         let words: Vec<_> = ["ip", "netns", "exec", &self.name]
             .into_iter()
             .chain(command.split(' '))
             .collect();
-        run(&words)
+        output(&words)
     }
 
     /// Goes there: sockets are made, `/proc/sys/net` and `/proc/thread-self/net` are read in it.
@@ -226,7 +231,13 @@ impl Net {
     }
 }
 
-fn run(command: &[&str]) -> Result<()> {
+/// Runs a program.
+pub fn run(command: &[&str]) -> Result<()> {
+    output(command).map(drop)
+}
+
+/// Runs a program; gives what it printed.
+fn output(command: &[&str]) -> Result<String> {
     let (program, arguments) = command.split_first().context("no command")?;
     let output = Command::new(program)
         .args(arguments)
@@ -238,7 +249,7 @@ fn run(command: &[&str]) -> Result<()> {
         command.join(" "),
         String::from_utf8_lossy(&output.stderr).trim()
     );
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Loads the module.
@@ -271,7 +282,8 @@ pub fn listen_external(port: u16) -> Result<Socket> {
     listen_on(stream_external()?, port, 128)
 }
 
-fn stream(protocol: Protocol) -> Result<Socket> {
+/// A socket of the present namespace.
+pub fn stream(protocol: Protocol) -> Result<Socket> {
     Ok(Socket::new(Domain::IPV4, Type::STREAM, Some(protocol))?)
 }
 

@@ -46,6 +46,9 @@ pub struct Case {
     pub mean: f64,
     /// Frames on the wire for each sample, if that may vary.
     pub frames: Option<f64>,
+    /// Joins for each sample, if that may vary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joins: Option<f64>,
     /// The case that this one is compared with, as module and what.
     pub against: Option<(String, String)>,
     /// The most that it may be.
@@ -71,6 +74,8 @@ pub enum Limit {
     More(f64),
     /// So many percent more than what it is compared with.
     Percent(f64),
+    /// At least so many percent more than what it is compared with, less if negative.
+    AtLeast(f64),
 }
 
 impl Case {
@@ -87,6 +92,7 @@ impl Case {
             mean: rounds.iter().sum::<f64>() / rounds.len() as f64,
             rounds,
             frames: None,
+            joins: None,
             against: None,
             limit: None,
             samples: None,
@@ -203,6 +209,9 @@ impl Report {
             Some(Limit::Percent(most)) => self
                 .difference(case)
                 .is_none_or(|(_, percent)| percent > most),
+            Some(Limit::AtLeast(least)) => self
+                .difference(case)
+                .is_none_or(|(_, percent)| percent < least),
         });
         self.missed = missed
             .map(|case| format!("{}: {}", case.module, case.what))
@@ -210,7 +219,7 @@ impl Report {
     }
 
     /// Head and rows of the table.
-    fn rows(&self) -> Vec<[String; 8]> {
+    fn rows(&self) -> Vec<[String; 9]> {
         let head = [
             "module",
             "case",
@@ -218,6 +227,7 @@ impl Report {
             "spread",
             "mean",
             "frames",
+            "joins",
             "difference to",
             "target",
         ];
@@ -246,6 +256,7 @@ impl Report {
                 Some(Limit::Least(least)) => format!("≥ {}: {verdict}", number(least)),
                 Some(Limit::More(most)) => format!("≤ {most:+.0}: {verdict}"),
                 Some(Limit::Percent(most)) => format!("≤ {most:+} %: {verdict}"),
+                Some(Limit::AtLeast(least)) => format!("≥ {least:+} %: {verdict}"),
             };
             rows.push([
                 case.module.clone(),
@@ -254,6 +265,7 @@ impl Report {
                 format!("{:.2} %", case.spread()),
                 number(case.mean),
                 case.frames.map_or(String::new(), |n| format!("{n:.2}")),
+                case.joins.map_or(String::new(), |n| format!("{n:.2}")),
                 difference,
                 target,
             ]);
