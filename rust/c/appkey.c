@@ -374,6 +374,21 @@ bool dc_pm_must_wait(const struct mptcp_sock *msk)
 	return dc_msk_is_external(msk) && !dc_app_has_key(msk);
 }
 
+/*
+ * In how many jiffies the address that an external-key connection announced is
+ * announced again, unless the peer says that it heard: it can't before it has its
+ * key. The stack tries three times, and waits twice as long each time. Its
+ * retransmission timeout is over with that after a second or two; this after
+ * seven, at the moments when a SYN is repeated, too.
+ */
+unsigned int dc_external_add_addr_timeout(struct mptcp_sock *msk)
+{
+	unsigned int timeout = dc_orig_add_addr_timeout(msk);
+
+	/* 0: never. */
+	return timeout ? max_t(unsigned int, timeout, HZ) : 0;
+}
+
 static int dc_app_int(sockptr_t optval, unsigned int optlen, int *value)
 {
 	if (optlen < sizeof(*value))
