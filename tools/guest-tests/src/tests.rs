@@ -39,7 +39,7 @@ pub fn all(scale: Scale) -> Vec<Test> {
         subflows::tests(scale),
         full_table::tests(scale),
         derived::tests(),
-        options::tests(),
+        options::tests(scale),
         app_keys::tests(scale),
         attacks::tests(scale),
         malformed::tests(scale),

@@ -16,7 +16,7 @@ use crate::handshake::outcome;
 use crate::kernel;
 use crate::mptcp::{self, get_bytes, set_bytes};
 use crate::netns::{Family, Mode, Pair, RAW_SERVER};
-use crate::Test;
+use crate::{Scale, Test};
 
 /// As include/uapi/linux/mptcp_dc.h has them.
 const INFO: i32 = 0xdc00;
@@ -29,9 +29,13 @@ const UNKNOWN: i32 = 0xdcff;
 /// `sizeof(struct mptcp_dc_info)`
 const INFO_LEN: usize = 40;
 
-pub fn tests() -> Vec<Test> {
+pub fn tests(scale: Scale) -> Vec<Test> {
     let mut tests = Vec::new();
-    for family in Family::ALL {
+    let families = match scale {
+        Scale::Quick => &[Family::V4][..],
+        _ => &Family::ALL,
+    };
+    for &family in families {
         tests.push(Test::new(
             format!(
                 "socket options, {}: each has its error in each state of a socket",
