@@ -84,6 +84,7 @@ hook_group! {
     join::SubflowConnect,
     external::PmFullyEstablished,
     external::PmAddAddrReceived,
+    external::AddAddrTimeout,
     Getsockopt,
     Setsockopt,
     Destroy,

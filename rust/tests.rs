@@ -7,6 +7,7 @@ use kernel::prelude::*;
 /// The protocol crate, as this kernel's compiler flags made it.
 #[kunit_tests(mptcp_dc_proto)]
 mod proto_tests {
+    use kernel::bindings;
     use proto::vectors;
 
     #[test]
@@ -27,6 +28,26 @@ mod proto_tests {
     #[test]
     fn mp_capable_is_written_and_read_as_specified() {
         assert!(vectors::mp_capable().is_ok());
+    }
+
+    #[test]
+    fn hmacs_of_joins_are_those_of_another_library() {
+        let hmac = |key: &[u8], message: &[u8]| {
+            let mut out = [0; 32];
+            // SAFETY: Key and message have these lengths, and there is room for an HMAC-SHA256.
+            unsafe {
+                bindings::hmac_sha256_usingrawkey(
+                    key.as_ptr(),
+                    key.len(),
+                    message.as_ptr(),
+                    message.len(),
+                    out.as_mut_ptr(),
+                )
+            };
+            out
+        };
+        assert!(vectors::join_hmacs(hmac).is_ok());
+        assert!(vectors::join_hmacs(|_, _| [0; 32]).is_err());
     }
 }
 

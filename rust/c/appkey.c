@@ -374,6 +374,21 @@ bool dc_pm_must_wait(const struct mptcp_sock *msk)
 	return dc_msk_is_external(msk) && !dc_app_has_key(msk);
 }
 
+/*
+ * In how many jiffies the address that an external-key connection announced is
+ * announced again, unless the peer says that it heard: it can't before it has its
+ * key. The stack tries three times, and waits twice as long each time. Its
+ * retransmission timeout is over with that after a second or two; this after
+ * seven, at the moments when a SYN is repeated, too.
+ */
+unsigned int dc_external_add_addr_timeout(struct mptcp_sock *msk)
+{
+	unsigned int timeout = dc_orig_add_addr_timeout(msk);
+
+	/* 0: never. */
+	return timeout ? max_t(unsigned int, timeout, HZ) : 0;
+}
+
 static int dc_app_int(sockptr_t optval, unsigned int optlen, int *value)
 {
 	if (optlen < sizeof(*value))
@@ -382,14 +397,15 @@ static int dc_app_int(sockptr_t optval, unsigned int optlen, int *value)
 }
 
 /*
- * The entry of a socket that is neither connected, nor on the way, nor listening;
- * or an error. Called with the socket's lock held.
+ * The entry of a socket that is neither connected, nor on the way, nor listening,
+ * nor was connected before (it could only connect() after a disconnect); or an
+ * error. Called with the socket's lock held.
  */
 static struct dc_app *dc_app_get_fresh(struct sock *sk)
 {
 	struct dc_app *app;
 
-	if (sk->sk_state != TCP_CLOSE)
+	if (sk->sk_state != TCP_CLOSE || sk->sk_socket->state != SS_UNCONNECTED)
 		return ERR_PTR(-EISCONN);
 	app = dc_app_get(sk);
 	return app ?: ERR_PTR(-ENOMEM);
@@ -452,17 +468,29 @@ static int dc_app_set_lowoverhead(struct sock *sk, sockptr_t optval, unsigned in
 	return err;
 }
 
+/* Can the socket have a key now? Called with its lock held. */
+static int dc_app_takes_key(const struct sock *sk)
+{
+	const struct mptcp_sock *msk = mptcp_sk(sk);
+
+	if ((1 << sk->sk_state) & (TCPF_CLOSE | TCPF_LISTEN | TCPF_SYN_SENT | TCPF_SYN_RECV))
+		return -ENOTCONN;
+	if (__mptcp_check_fallback(msk) || !dc_msk_is_external(msk))
+		return -EOPNOTSUPP;
+	return 0;
+}
+
 /* Called with the socket's lock held. */
 static int dc_app_replace_key(struct sock *sk, const u8 *key, size_t length, bool *wire)
 {
 	struct mptcp_sock *msk = mptcp_sk(sk);
 	struct dc_app_keys *keys, *old;
 	struct dc_app *app;
+	int err;
 
-	if ((1 << sk->sk_state) & (TCPF_CLOSE | TCPF_LISTEN | TCPF_SYN_SENT | TCPF_SYN_RECV))
-		return -ENOTCONN;
-	if (__mptcp_check_fallback(msk) || !dc_msk_is_external(msk))
-		return -EOPNOTSUPP;
+	err = dc_app_takes_key(sk);
+	if (err)
+		return err;
 
 	app = dc_app_get(sk);
 	keys = app ? kzalloc_obj(*keys, GFP_KERNEL_ACCOUNT) : NULL;
@@ -499,6 +527,12 @@ static int dc_app_set_key(struct sock *sk, sockptr_t optval, unsigned int optlen
 
 	if (optlen < MPTCP_KEY_MIN || optlen > sizeof(key))
 		return -EINVAL;
+	/* First, because the hooks cost all sockets: who is refused doesn't get them. */
+	lock_sock(sk);
+	err = dc_app_takes_key(sk);
+	release_sock(sk);
+	if (err)
+		return err;
 	err = dc_wire_get();
 	if (err)
 		return err;

@@ -320,6 +320,7 @@ struct sock *dc_orig_syn_recv_sock(const struct sock *listener, struct sk_buff *
 				   void (*opt_child_init)(struct sock *newsk,
 							  const struct sock *sk));
 void dc_orig_pm_fully_established(struct mptcp_sock *msk, const struct sock *ssk);
+unsigned int dc_orig_add_addr_timeout(struct mptcp_sock *msk);
 void dc_orig_destroy(struct sock *sk);
 int dc_orig_established_options(struct sock *ssk, struct sk_buff *skb, unsigned int remaining,
 				bool has_ts, struct mptcp_out_options *opts);
@@ -448,6 +449,7 @@ bool dc_app_join_came(const struct mptcp_sock *msk, u32 nonce);
 void dc_app_join_failed(const struct mptcp_sock *msk, u32 nonce);
 const struct mptcp_sock *dc_external_owner(u64 local_key, u64 remote_key);
 bool dc_pm_must_wait(const struct mptcp_sock *msk);
+unsigned int dc_external_add_addr_timeout(struct mptcp_sock *msk);
 int dc_app_setsockopt(struct sock *sk, int optname, sockptr_t optval, unsigned int optlen);
 void dc_wire_release(bool even_if_used);
 void dc_externals_lock(void);

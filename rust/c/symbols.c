@@ -50,6 +50,7 @@ DEFINE_STATIC_CALL_NULL(dc_v4_conn_request, dc_proto_conn_request);
 DEFINE_STATIC_CALL_NULL(dc_v6_conn_request, dc_proto_conn_request);
 DEFINE_STATIC_CALL_NULL(dc_key_sha, mptcp_crypto_key_sha);
 DEFINE_STATIC_CALL_NULL(dc_pm_fully_established, mptcp_pm_fully_established);
+DEFINE_STATIC_CALL_NULL(dc_add_addr_timeout, dc_orig_add_addr_timeout);
 DEFINE_STATIC_CALL_NULL(dc_destroy, dc_orig_destroy);
 DEFINE_STATIC_CALL_NULL(dc_established_options, mptcp_established_options);
 DEFINE_STATIC_CALL_NULL(dc_hmac_sha, mptcp_crypto_hmac_sha);
@@ -104,6 +105,7 @@ static const struct dc_function dc_originals[] = {
 	DC_FUNCTION("subflow_v6_conn_request", dc_v6_conn_request),
 	DC_FUNCTION("mptcp_crypto_key_sha", dc_key_sha),
 	DC_FUNCTION("mptcp_pm_fully_established", dc_pm_fully_established),
+	DC_FUNCTION("mptcp_adjust_add_addr_timeout", dc_add_addr_timeout),
 	DC_FUNCTION("mptcp_destroy", dc_destroy),
 	DC_FUNCTION("mptcp_established_options", dc_established_options),
 	DC_FUNCTION("mptcp_crypto_hmac_sha", dc_hmac_sha),
@@ -258,6 +260,11 @@ void dc_orig_key_sha(u64 key, u32 *token, u64 *idsn)
 void dc_orig_pm_fully_established(struct mptcp_sock *msk, const struct sock *ssk)
 {
 	static_call(dc_pm_fully_established)(msk, ssk);
+}
+
+unsigned int dc_orig_add_addr_timeout(struct mptcp_sock *msk)
+{
+	return static_call(dc_add_addr_timeout)(msk);
 }
 
 void dc_orig_destroy(struct sock *sk)

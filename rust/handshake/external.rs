@@ -397,3 +397,26 @@ impl Hook for PmAddAddrReceived {
         wait as usize
     }
 }
+
+/// `mptcp_adjust_add_addr_timeout()`: waits longer for the peer's key than the stack would for a lost segment.
+pub(super) struct AddAddrTimeout;
+
+impl Hook for AddAddrTimeout {
+    const TARGET: &'static CStr = c"mptcp_adjust_add_addr_timeout";
+
+    fn takes(call: Call<'_>) -> bool {
+        // SAFETY: The connection, which lives, is the first argument.
+        unsafe { dc_msk_is_external(call.arg0()) }
+    }
+
+    fn replacement() -> usize {
+        /// # Safety
+        ///
+        /// The arguments must be those of `mptcp_adjust_add_addr_timeout()`.
+        unsafe extern "C" fn timeout(msk: *mut mptcp_sock) -> c_uint {
+            // SAFETY: By this function's requirement.
+            unsafe { dc_external_add_addr_timeout(msk) }
+        }
+        timeout as usize
+    }
+}

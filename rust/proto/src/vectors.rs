@@ -8,6 +8,7 @@
 use crate::key::KeyField;
 use crate::nonce::{End, Flow};
 use crate::option::mp_capable::{Body, Features, Mapping, MpCapable, MpCapableRepr};
+use crate::option::mp_join::hmac_message;
 use crate::option::{Segment, MAX_LEN};
 use crate::rc5::{Rc5, Word};
 use crate::secret::Secret;
@@ -356,6 +357,106 @@ fn form(
     )?;
     let view = MpCapable::new_checked(wire).map_err(|_| name)?;
     ensure(MpCapableRepr::parse(&view, segment) == Ok(repr), name)
+}
+
+/// A key, both key fields, both nonces, and `HMAC_A` and `HMAC_B` in full, as halves.
+type JoinVector<'a> = (Failed, &'a [u8], [u64; 2], [u32; 2], [[u128; 2]; 2]);
+
+/// `HMAC_A` and `HMAC_B` of joins with external keys, by an HMAC-SHA256 that is given key and message.
+///
+/// The figures are of another library's, Python's `hmac`, where each end's is
+/// `hmac.new(key, struct.pack(">QQLL", K_own, K_peer, Rand_own, Rand_peer), "sha256").hexdigest()`.
+///
+/// # Errors
+///
+/// The vector that failed.
+#[inline]
+pub fn join_hmacs(hmac: impl Fn(&[u8], &[u8]) -> [u8; 32]) -> Result<(), Failed> {
+    const ASCENDING: [u8; 64] = ascending();
+    let ascending = |length| ASCENDING.get(..length).unwrap_or_default();
+    let vectors: [JoinVector<'_>; 4] = [
+        (
+            "16 bytes",
+            ascending(16),
+            [0x1111_2222_3333_4445, 0x5555_6666_7777_8889],
+            [0x9a3c_710e, 0x0bad_cafe],
+            [
+                [
+                    0xf0ec_509a_9523_4447_3c70_9f52_e7c6_7d6c,
+                    0x60d5_4996_dc7f_4b3a_387c_f8d3_9bb0_a374,
+                ],
+                [
+                    0x1e98_a93d_55cc_86f6_03a8_aee3_789d_e739,
+                    0x93ec_bc4f_f3b5_3013_6840_c7b0_5ce9_22f1,
+                ],
+            ],
+        ),
+        (
+            "27 bytes",
+            b"what only the two ends know",
+            [0xfedc_ba98_7654_3211, 0x0000_0001_0000_0001],
+            [0x0000_0000, 0xffff_ffff],
+            [
+                [
+                    0x11bb_a3e2_7bcd_6db7_6254_25b8_a6dd_1d5e,
+                    0x8ab4_5f4c_210b_d392_0b6d_4a87_1076_42ec,
+                ],
+                [
+                    0x7edb_7c6e_f414_77f9_3804_5b27_9a65_300d,
+                    0x8868_c924_aef5_aa82_10d7_ce53_b824_fc3e,
+                ],
+            ],
+        ),
+        (
+            "32 bytes",
+            ascending(32),
+            [0xffff_ffff_ffff_ffff, 0x8000_0000_0000_0001],
+            [0xffff_ffff, 0x0000_0000],
+            [
+                [
+                    0xd3ee_2b67_2156_1f5e_7c86_2bee_f22f_bdfc,
+                    0x174d_f095_530b_c280_3116_f958_6938_5dd7,
+                ],
+                [
+                    0x355f_4b43_8db9_0305_08d4_81ce_b44f_38cf,
+                    0xdf28_99c2_ec53_be74_c0e3_cd5f_6572_b92a,
+                ],
+            ],
+        ),
+        (
+            "64 bytes",
+            ascending(64),
+            [0x0123_4567_89ab_cdef, 0xf123_4567_89ab_cded],
+            [0x0102_0304, 0x0102_0304],
+            [
+                [
+                    0x023e_466f_6e06_d435_be20_8fdb_ccf4_b5ce,
+                    0x1e0f_6544_b68d_a654_f723_4c39_03c3_fa69,
+                ],
+                [
+                    0x8161_67fc_2231_43fe_c0b3_6e14_937d_ac61,
+                    0x0a26_d9f8_7dae_7ce2_2d4c_a95f_82f4_9693,
+                ],
+            ],
+        ),
+    ];
+    for (name, key, [a, b], [rand_a, rand_b], expected) in vectors {
+        let field = |raw| KeyField::from_raw(raw).ok_or(name);
+        let (a, b) = (field(a)?, field(b)?);
+        let messages = [
+            hmac_message(a, b, rand_a, rand_b),
+            hmac_message(b, a, rand_b, rand_a),
+        ];
+        for (message, [high, low]) in messages.iter().zip(expected) {
+            let hmac = hmac(key, message);
+            let (first, second) = hmac.split_at_checked(16).ok_or(name)?;
+            ensure(
+                first == high.to_be_bytes() && second == low.to_be_bytes(),
+                name,
+            )?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,13 +2,16 @@
 
 //! MP_JOIN, both ways, and what its HMACs are computed over.
 
+use hmac::{Hmac, KeyInit, Mac};
 use proptest::prelude::*;
 use proto::key::KeyField;
 use proto::option::mp_join::{
-    find, hmac_message, same_hmac, standard_syn_alone, syn_alone, Body, MpJoinRepr,
+    find, hmac_message, same_hmac, standard_syn_alone, syn_alone, Body, MpJoinRepr, ACK_HMAC_LEN,
 };
 use proto::option::{Error, Segment, MAX_LEN};
 use proto::token::Token;
+use proto::vectors;
+use sha2::Sha256;
 
 fn mp_join() -> impl Strategy<Value = (Segment, MpJoinRepr)> {
     let token = || (1_u32..).prop_map(|token| Token::new(token).unwrap());
@@ -120,6 +123,67 @@ proptest! {
         other[at] ^= flip;
         prop_assert!(!same_hmac(&one, &other));
     }
+
+    #[test]
+    fn a_message_is_both_key_fields_and_both_nonces_own_first(fields in key_fields(), nonces: [u32; 2]) {
+        let [own, peer] = fields;
+        let message = hmac_message(own, peer, nonces[0], nonces[1]);
+        let parts = [own, peer].map(|field| field.raw().to_be_bytes()).concat();
+        prop_assert_eq!(message.to_vec(), [parts, nonces.map(u32::to_be_bytes).concat()].concat());
+    }
+
+    #[test]
+    fn a_message_stands_for_one_connection_one_exchange_and_one_direction(
+        fields in key_fields(),
+        nonces: [u32; 2],
+        other_fields in key_fields(),
+        other_nonces: [u32; 2],
+        mixed: [bool; 4],
+    ) {
+        // Some parts the same, some not: as an attacker can combine what it saw.
+        let field = |at: usize| if mixed[at] { fields[at] } else { other_fields[at] };
+        let nonce = |at: usize| if mixed[2 + at] { nonces[at] } else { other_nonces[at] };
+        let of = |a: KeyField, b: KeyField, [x, y]: [u32; 2]| hmac_message(a, b, x, y);
+        let one = of(fields[0], fields[1], nonces);
+        let other = of(field(0), field(1), [nonce(0), nonce(1)]);
+        let same = (fields[0], fields[1], nonces) == (field(0), field(1), [nonce(0), nonce(1)]);
+        prop_assert_eq!(one == other, same);
+        let reflected = of(fields[1], fields[0], [nonces[1], nonces[0]]);
+        prop_assert_eq!(one == reflected, fields[0] == fields[1] && nonces[0] == nonces[1]);
+    }
+
+    #[test]
+    fn an_hmac_verifies_under_its_key_alone(
+        key in proptest::collection::vec(any::<u8>(), 16..=64),
+        fields in key_fields(),
+        nonces: [u32; 2],
+        at: prop::sample::Index,
+        flip in 1_u8..,
+    ) {
+        let message = hmac_message(fields[0], fields[1], nonces[0], nonces[1]);
+        let mut other = key.clone();
+        *at.get_mut(&mut other) ^= flip;
+        let front = |key: &[u8]| -> [u8; ACK_HMAC_LEN] { *hmac(key, &message).first_chunk().unwrap() };
+        prop_assert!(same_hmac(&front(&key), &front(&key)));
+        prop_assert!(!same_hmac(&front(&key), &front(&other)));
+    }
+}
+
+fn key_fields() -> impl Strategy<Value = [KeyField; 2]> {
+    let field = || (1_u64 << 32..).prop_map(|raw| KeyField::from_raw(raw).unwrap());
+    [field(), field()]
+}
+
+fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+    mac.update(message);
+    mac.finalize().into_bytes().into()
+}
+
+#[test]
+fn hmacs_of_joins_are_those_of_another_library() {
+    assert_eq!(vectors::join_hmacs(hmac), Ok(()));
+    assert!(vectors::join_hmacs(|key, message| hmac(message, key)).is_err());
 }
 
 #[test]

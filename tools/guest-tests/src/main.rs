@@ -31,7 +31,8 @@ Runs the tests as root, in network namespaces of their own, and prints TAP. Load
   --filter=TEXT  only tests whose name contains TEXT; may be repeated (any of them)
   --skip=TEXT    not those; may be repeated
   --quick        fewer repetitions; see --list
-  --long         more: 500 connections each way over every bad network, loaded and unloaded 100 times
+  --long         more: 500 connections each way over every bad network, loaded and unloaded 100 times,
+                 10^5 sockets with keys
   --smoke        a few tests of each kind, in a minute
   --kunit        the module's KUnit results too; without any, this fails
   --list         names only

@@ -138,7 +138,7 @@ pub struct Info {
 }
 
 /// Level of MPTCP's socket options.
-const SOL_MPTCP: i32 = 284;
+pub const SOL_MPTCP: i32 = 284;
 const MPTCP_INFO: i32 = 1;
 const MPTCP_FULL_INFO: i32 = 4;
 const FLAG_FALLBACK: u32 = 1;
@@ -190,6 +190,34 @@ impl Info {
     pub fn knows_peer(&self) -> bool {
         self.flags & FLAG_REMOTE_KEY != 0
     }
+}
+
+/// Sets an option of level `SOL_MPTCP` to these bytes.
+pub fn set_bytes(socket: &impl AsRawFd, name: i32, value: &[u8]) -> io::Result<()> {
+    // SAFETY: The kernel reads so many bytes.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            SOL_MPTCP,
+            name,
+            value.as_ptr().cast(),
+            value.len() as u32,
+        )
+    };
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Reads one into `room`; how many bytes the kernel says that it has filled.
+pub fn get_bytes<const N: usize>(
+    socket: &impl AsRawFd,
+    name: i32,
+    room: &mut [u8; N],
+) -> io::Result<usize> {
+    Ok(get_option(socket.as_raw_fd(), name, room)? as usize)
 }
 
 /// Reads an option of level `SOL_MPTCP` into `value`, a C structure that may be filled in part.

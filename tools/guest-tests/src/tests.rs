@@ -2,6 +2,7 @@
 
 //! The tests, by subject.
 
+mod app_keys;
 mod attacks;
 mod cookies;
 mod derived;
@@ -11,6 +12,7 @@ mod lifecycle;
 mod losses;
 mod malformed;
 mod matrix;
+mod options;
 mod stateless;
 mod subflows;
 mod variants;
@@ -37,6 +39,8 @@ pub fn all(scale: Scale) -> Vec<Test> {
         subflows::tests(scale),
         full_table::tests(scale),
         derived::tests(),
+        options::tests(scale),
+        app_keys::tests(scale),
         attacks::tests(scale),
         malformed::tests(scale),
         hostile::tests(scale),

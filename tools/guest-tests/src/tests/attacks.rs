@@ -3,6 +3,7 @@
 //! External keys against an attacker between the two hosts, who saw every segment and can send any, in anybody's name,
 //! but has not the key.
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -57,9 +58,22 @@ pub fn tests(scale: Scale) -> Vec<Test> {
                 "a JOIN of one connection makes none on another with the same key",
                 other_connection,
             ),
+            (
+                "a key replaced before the ACK still makes the join, one replaced twice doesn't",
+                replaced_key,
+            ),
         ] {
             let name = format!("attacker, {state}: {what}");
             tests.push(Test::new(name, move || run(server)));
+        }
+        if scale == Scale::Long && server == Server::Stateless {
+            tests.push(Test::with_note(
+                format!(
+                    "attacker, {state}: a join whose time ends before its ACK comes still succeeds"
+                ),
+                Duration::from_secs(200),
+                epoch_before,
+            ));
         }
         let guesses = match server {
             Server::Stateful => scale.of(200, 500, 5_000),
@@ -590,6 +604,43 @@ fn replay_after_the_epoch(server: Server) -> Result<()> {
     Ok(())
 }
 
+/// The server's nonce is made again, of the time before.
+fn epoch_before() -> Result<String> {
+    let mut scene = Scene::new(Server::Stateless)?;
+    let (keys, nonce) = (scene.keys, [1, 2, 3, 4]);
+    // A step of the clock that the nonce depends on is 64 seconds.
+    let seconds = || -> Result<f64> {
+        let uptime = fs::read_to_string("/proc/uptime")?;
+        Ok(uptime.split(' ').next().context("no uptime")?.parse()?)
+    };
+    while seconds()? % 64.0 < 63.0 {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let mut nonces = vec![];
+    let joined = scene.join(&scene.forged(2_000, nonce), |syn_ack| {
+        nonces.push(nonce_of(syn_ack)?);
+        while seconds()? % 64.0 > 2.0 {
+            thread::sleep(Duration::from_millis(20));
+        }
+        client_hmac(KEY, keys, [nonce, nonces[0]])
+    })?;
+    ensure!(joined, "the join was refused");
+    scene.victim.wait_for_subflows(2)?;
+    // The same SYN again: its nonce is of another time now, or nothing was tested.
+    scene.attacker.reset(2_000, scene.to, 0)?;
+    scene.victim.wait_for_subflows(1)?;
+    let forged = scene.forged(2_000, nonce);
+    scene.check_refused("no HMAC", &forged, |syn_ack| {
+        nonces.push(nonce_of(syn_ack)?);
+        Ok([0; 16])
+    })?;
+    ensure!(
+        nonces[0] != nonces[1],
+        "the time has no part in {nonces:02x?}"
+    );
+    Ok(String::new())
+}
+
 fn reflection(server: Server) -> Result<()> {
     let mut scene = Scene::new(server)?;
     let (keys, seen) = (scene.keys, scene.seen.clone());
@@ -658,6 +709,32 @@ fn other_connection(server: Server) -> Result<()> {
     other.exchange()?;
     scene.to = first_to;
     scene.check_victim()
+}
+
+fn replaced_key(server: Server) -> Result<()> {
+    const MORE_KEYS: [&[u8]; 3] = [&[2; 16], &[3; 32], &[4; 64]];
+
+    let mut scene = Scene::new(server)?;
+    let (keys, nonce) = (scene.keys, [1, 2, 3, 4]);
+    let end = scene.victim.server.try_clone()?;
+    let joined = scene.join(&scene.forged(2_000, nonce), |syn_ack| {
+        mptcp_dc::set_key(&end, MORE_KEYS[0])?;
+        client_hmac(KEY, keys, [nonce, nonce_of(syn_ack)?])
+    })?;
+    ensure!(joined, "a join under the key before was refused");
+    scene.victim.wait_for_subflows(2)?;
+    let forged = scene.forged(2_001, nonce);
+    scene.check_refused("under a key replaced twice", &forged, |syn_ack| {
+        mptcp_dc::set_key(&end, MORE_KEYS[1])?;
+        mptcp_dc::set_key(&end, MORE_KEYS[2])?;
+        client_hmac(MORE_KEYS[0], keys, [nonce, nonce_of(syn_ack)?])
+    })?;
+    let joined = scene.join(&scene.forged(2_002, nonce), |syn_ack| {
+        client_hmac(MORE_KEYS[2], keys, [nonce, nonce_of(syn_ack)?])
+    })?;
+    ensure!(joined, "a join under the new key was refused");
+    scene.victim.wait_for_subflows(3)?;
+    scene.victim.exchange()
 }
 
 /// Guesses that are never right. (One is in 2^128.)
