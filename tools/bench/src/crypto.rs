@@ -21,7 +21,7 @@ pub mod name {
     pub const KEYS_SHA: &str = "stock: SHA-256 of both keys";
     /// `mptcp_crypto_hmac_sha()`: four blocks.
     pub const JOIN_HMAC: &str = "stock: HMAC-SHA256 of a join";
-    /// The kernel makes a key of `get_random_bytes()`; this has a system call in it.
+    /// What stands for the kernel's `get_random_bytes()` of a key: the C library's, which takes the vDSO's if there is one.
     pub const RANDOM: &str = "getrandom(2), 8 bytes";
     /// The next counter of the slice, encrypted.
     pub const TOKEN: &str = "low overhead: token (RC5)";
