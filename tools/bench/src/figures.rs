@@ -3,6 +3,7 @@
 //! Which plots show a report.
 
 use crate::chart::{Chart, Kind};
+use crate::conclusions;
 use crate::report::{Case, Report};
 
 /// What the name of a SYN with no option but MSS ends with.
@@ -19,18 +20,28 @@ pub fn of(report: &Report) -> Vec<Chart> {
                 let mut chart = bars(report, |case| is_mss(case) == (name == "mss"));
                 chart.name = format!("syn-{name}");
                 chart.title = format!("What a SYN and its answer cost the server ({form})");
-                chart.caption = vec![
-                    "Left to right, less is better. A low-overhead MP_CAPABLE or MP_JOIN should cost little more than the plain SYN."
-                        .to_owned(),
-                ];
                 chart
             })
             .to_vec(),
         name if name.ends_with("-split") => vec![parts(report)],
+        "flood" => flood(report),
+        "scale" => vec![by_connections(report)],
         _ => vec![bars(report, everything)],
     };
     for chart in &mut charts {
+        let is_shown = |case: &Case| match chart.name.as_str() {
+            "syn-mss" => case.what.ends_with(SIMPLE),
+            "syn-linux" => !case.what.ends_with(SIMPLE),
+            name if name.starts_with("flood-") => case.what == chart.unit,
+            _ => true,
+        };
+        let follows = conclusions::of(report, is_shown);
+        if let Some(title) = conclusions::title(&report.bench) {
+            chart.title = title.to_owned();
+        }
+        chart.caption.extend(follows);
         chart.caption.push(place(report));
+        chart.caption = chart.caption.iter().flat_map(|text| lines(text)).collect();
     }
     charts
 }
@@ -47,6 +58,67 @@ fn place(report: &Report) -> String {
     )
 }
 
+/// A sentence as lines that fit under a plot.
+fn lines(text: &str) -> Vec<String> {
+    const LETTERS: usize = 130;
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.last_mut();
+        match last {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.chars().count() + word.chars().count() < LETTERS => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// A plot for each thing counted, as each has a unit of its own.
+fn flood(report: &Report) -> Vec<Chart> {
+    let whats = distinct(report.cases.iter().map(|case| case.what.as_str()));
+    let chart = |(number, what): (usize, &String)| {
+        let mut chart = bars(report, |case| case.what == *what);
+        chart.name = format!("flood-{}", number + 1);
+        chart.title = format!("Flood of MP_JOIN SYNs: {what}");
+        chart.unit = what.clone();
+        chart
+    };
+    whats.iter().enumerate().map(chart).collect()
+}
+
+/// Lines over the connections that there are: `what, N connections`.
+fn by_connections(report: &Report) -> Chart {
+    let split = |case: &Case| -> Option<(String, f64)> {
+        let (what, rest) = case.what.rsplit_once(", ")?;
+        let count = rest.strip_suffix(" connections")?.parse().ok()?;
+        Some((format!("{what}, {}", case.module), count))
+    };
+    let points: Vec<_> = report
+        .cases
+        .iter()
+        .filter_map(|case| split(case).map(|(name, count)| (name, (count, case.figure()))))
+        .collect();
+    let names = distinct(points.iter().map(|(name, _)| name.as_str()));
+    let of = |name: &String| {
+        let of = points.iter().filter(|(other, _)| other == name);
+        (name.clone(), of.map(|(_, point)| *point).collect())
+    };
+    Chart {
+        name: report.bench.clone(),
+        title: String::new(),
+        caption: vec![],
+        unit: report.unit.clone(),
+        kind: Kind::Lines {
+            x: "connections there (MPTCP; logarithmic)".to_owned(),
+            log: true,
+            series: names.iter().map(of).collect(),
+        },
+    }
+}
+
 /// Each value once, in the order of appearance.
 fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut seen: Vec<String> = vec![];
@@ -60,7 +132,7 @@ fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> Vec<String> {
 
 fn bars(report: &Report, wanted: impl Fn(&Case) -> bool) -> Chart {
     let cases: Vec<_> = report.cases.iter().filter(|case| wanted(case)).collect();
-    let groups = distinct(cases.iter().map(|case| case.what.as_str()));
+    let mut groups = distinct(cases.iter().map(|case| case.what.as_str()));
     let modules = distinct(cases.iter().map(|case| case.module.as_str()));
     let values = |module: &str| {
         let value = |what: &String| {
@@ -73,6 +145,12 @@ fn bars(report: &Report, wanted: impl Fn(&Case) -> bool) -> Chart {
         .iter()
         .map(|module| (module.clone(), values(module)))
         .collect();
+    // What all have in common is in the title.
+    if groups.iter().all(|group| group.ends_with(SIMPLE)) {
+        for group in &mut groups {
+            group.truncate(group.len() - SIMPLE.len());
+        }
+    }
     Chart {
         name: report.bench.clone(),
         title: format!("{}, by state of the module", report.bench),
@@ -124,7 +202,8 @@ fn parts(report: &Report) -> Chart {
         name: report.bench.clone(),
         title: format!("{}: where the instructions are", report.bench),
         caption: vec![
-            "Means, counted by function in a run with a plugin in QEMU. Colours add up to the whole; less is better.".to_owned(),
+            "Means, interrupts and all, counted by function in a run with a plugin in QEMU. Colours add up to the whole; less is better."
+                .to_owned(),
         ],
         unit: report.unit.clone(),
         kind: Kind::Bars {

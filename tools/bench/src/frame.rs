@@ -8,7 +8,7 @@ use anyhow::{ensure, Context, Result};
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 
 /// The option kind of MPTCP (RFC 8684, section 3).
-const MPTCP: u8 = 30;
+pub const MPTCP: u8 = 30;
 
 /// What a SYN carries besides MPTCP's option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

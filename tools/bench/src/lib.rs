@@ -5,6 +5,9 @@
 #![forbid(unsafe_code)]
 
 pub mod chart;
+pub mod compare;
+pub mod conclusions;
+pub mod crypto;
 pub mod figures;
 pub mod report;
 pub mod split;

@@ -4,15 +4,18 @@
 //! scripts/bench calls it.
 
 mod clock;
+mod cpus;
 mod datapath;
 mod flood;
 mod frame;
+mod hold;
 mod http;
 mod join;
 mod life;
 mod mark;
 mod measure;
 mod net;
+mod scale;
 mod syn;
 mod table;
 
@@ -23,15 +26,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{bail, Context, Result};
-use bench::{report, split};
+use bench::{crypto, report, split};
 use lexopt::prelude::*;
 
 use measure::Amount;
 use report::Report;
 
 const HELP: &str = "\
-Usage: dc-bench syn|join|datapath|http|life|memory [OPTION]...   in a guest of scripts/vm --icount, as root
-       dc-bench flood|table [OPTION]...    in any guest of scripts/vm, as root
+Usage: dc-bench syn|join|datapath|http|life|memory|scale [OPTION]...
+                                           in a guest of scripts/vm --icount, as root
+       dc-bench flood|table|scale-cpus [OPTION]...  in any guest of scripts/vm, as root
+       dc-bench scale-tokens [OPTION]...   anywhere
+       dc-bench core PROGRAM [OPTION]...   anywhere
        dc-bench show FILE                  anywhere
        dc-bench split FILE COUNTS          anywhere
 
@@ -45,6 +51,10 @@ Measures, and prints the result as JSON; progress goes to standard error.
   memory    bytes of slab that it takes in between
   flood     what a flood of MP_JOIN SYNs leaves of the joins of 1,000 clients, and of memory
   table     how full the table of tokens is when a connection first falls back to TCP
+  scale     instructions of a SYN and its answer, by the connections that the server has
+  scale-cpus    SYNs a second, by the CPUs that they come from
+  scale-tokens  tokens a second, by the CPUs that make them
+  core      time that crypto and options of a handshake take: PROGRAM is this package's benchmark of that name
   show      prints a result as a table
   split     prints the result FILE with the parts that each case is made of: COUNTS is what the plugin of tools/count
             wrote meanwhile. Writes what each function took to COUNTS with the ending .functions
@@ -66,6 +76,11 @@ enum Request {
     Split {
         report: PathBuf,
         counts: PathBuf,
+    },
+    Core {
+        program: PathBuf,
+        rounds: usize,
+        notes: Vec<(String, String)>,
     },
     Bench {
         run: fn(Amount, bool) -> Result<Report>,
@@ -124,7 +139,17 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
             let [report, counts] = [1, 2].map(|at| PathBuf::from(&words[at]));
             return Ok(Request::Split { report, counts });
         }
+        Some("core") if words.len() == 2 => {
+            return Ok(Request::Core {
+                program: PathBuf::from(&words[1]),
+                rounds: amount.rounds,
+                notes,
+            })
+        }
         Some("syn") if words.len() == 1 => syn::run,
+        Some("scale") if words.len() == 1 => scale::run,
+        Some("scale-cpus") if words.len() == 1 => cpus::run_syns,
+        Some("scale-tokens") if words.len() == 1 => cpus::run_tokens,
         Some("join") if words.len() == 1 => join::run,
         Some("datapath") if words.len() == 1 => datapath::run,
         Some("http") if words.len() == 1 => http::run,
@@ -169,17 +194,25 @@ fn run(request: Request) -> Result<bool> {
             amount,
             module,
             notes,
-        } => {
-            let mut report = run(amount, module)?;
-            report.environment.extend(notes);
-            serde_json::to_writer_pretty(&mut stdout, &report)?;
-            stdout.write_all(b"\n")?;
-            for missed in &report.missed {
-                eprintln!("dc-bench: target missed: {missed}");
-            }
-            Ok(report.missed.is_empty())
-        }
+        } => finish(run(amount, module)?, notes),
+        Request::Core {
+            program,
+            rounds,
+            notes,
+        } => finish(crypto::run(&program, rounds)?, notes),
     }
+}
+
+/// Prints a report with the notes in it.
+fn finish(mut report: Report, notes: Vec<(String, String)>) -> Result<bool> {
+    let mut stdout = std::io::stdout();
+    report.environment.extend(notes);
+    serde_json::to_writer_pretty(&mut stdout, &report)?;
+    stdout.write_all(b"\n")?;
+    for missed in &report.missed {
+        eprintln!("dc-bench: target missed: {missed}");
+    }
+    Ok(report.missed.is_empty())
 }
 
 fn read(file: &Path) -> Result<String> {
@@ -215,6 +248,7 @@ mod tests {
         for wrong in [
             &[][..],
             &["show"],
+            &["core"],
             &["table", "x"],
             &["split", "x"],
             &["syn", "syn"],

@@ -21,6 +21,9 @@ pub struct Report {
     pub bench: String,
     /// What a case's figures count.
     pub unit: String,
+    /// What the first column of the tables is, [`Case::module`].
+    #[serde(default = "module_column")]
+    pub columns: String,
     /// Where it ran, by what command: whatever tells two runs apart.
     pub environment: BTreeMap<String, String>,
     /// In the order of measurement.
@@ -33,10 +36,14 @@ pub struct Report {
     pub symbols: BTreeMap<String, String>,
 }
 
+fn module_column() -> String {
+    "module".to_owned()
+}
+
 /// One thing measured.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Case {
-    /// The state of the module, as in [`State`].
+    /// The state of the module, or what else the report's `columns` says.
     pub module: String,
     /// What was done.
     pub what: String,
@@ -82,6 +89,11 @@ impl Case {
     /// The median of the rounds.
     pub fn figure(&self) -> f64 {
         median(&mut self.rounds.clone())
+    }
+
+    /// What tells it from the others: [`Self::module`] and [`Self::what`].
+    pub fn key(&self) -> (String, String) {
+        (self.module.clone(), self.what.clone())
     }
 
     /// One that was counted once a round.
@@ -176,6 +188,7 @@ impl Report {
         Self {
             bench: bench.to_owned(),
             unit: unit.to_owned(),
+            columns: module_column(),
             environment: environment
                 .map(|(name, value)| (name.to_owned(), value))
                 .into(),
@@ -185,13 +198,24 @@ impl Report {
         }
     }
 
-    fn find(&self, key: &(String, String)) -> Option<&Case> {
+    /// Leaves of the environment what there is without a guest: the kernel, and the CPU that scripts/bench notes.
+    pub fn forget_guest(&mut self) {
+        self.environment.retain(|name, _| name == "kernel");
+    }
+
+    /// Whether its figures are instructions, which repeat.
+    pub fn is_exact(&self) -> bool {
+        self.unit.starts_with("guest instructions")
+    }
+
+    /// The case of that module and what.
+    pub fn find(&self, key: &(String, String)) -> Option<&Case> {
         let matches = |case: &&Case| case.module == key.0 && case.what == key.1;
         self.cases.iter().find(matches)
     }
 
     /// The difference to what a case is compared with, absolute and in percent.
-    fn difference(&self, case: &Case) -> Option<(f64, f64)> {
+    pub fn difference(&self, case: &Case) -> Option<(f64, f64)> {
         let base = self.find(case.against.as_ref()?)?.figure();
         let more = case.figure() - base;
         Some((more, more / base * 100.0))
@@ -221,7 +245,7 @@ impl Report {
     /// Head and rows of the table.
     fn rows(&self) -> Vec<[String; 9]> {
         let head = [
-            "module",
+            &*self.columns,
             "case",
             "figure",
             "spread",
@@ -283,7 +307,7 @@ impl Report {
             };
             if rows.is_empty() {
                 let names = case.parts.iter().map(|(name, _)| name.clone());
-                rows.push(cells(["module", "case"], "sum", names.collect()));
+                rows.push(cells([&self.columns, "case"], "sum", names.collect()));
             }
             let values = case.parts.iter().map(|(_, value)| number(value.round()));
             let sum: f64 = case.parts.iter().map(|(_, value)| value).sum();

@@ -28,7 +28,7 @@ const MPTCP_PORT: u16 = 5002;
 const EXTERNAL_PORT: u16 = 5006;
 
 /// A kind of SYN.
-struct Syn {
+pub struct Syn {
     what: &'static str,
     form: Form,
     port: u16,
@@ -36,6 +36,16 @@ struct Syn {
 }
 
 impl Syn {
+    /// One with no option but MSS and this.
+    pub fn simple(what: &'static str, port: u16, option: Option_) -> Self {
+        Self {
+            what,
+            form: Form::Mss,
+            port,
+            option,
+        }
+    }
+
     /// Its name among the cases.
     fn name(&self) -> String {
         named(self.what, self.form)
@@ -183,7 +193,14 @@ fn judged(mut case: Case, state: State, syn: &Syn) -> Case {
 /// What others are compared with.
 const PLAIN: &str = "plain, MPTCP listener";
 
-fn measure_syn(state: State, net: &Net, wire: &Wire, syn: &Syn, amount: Amount) -> Result<Case> {
+/// Measures it in a state of the module; the SYNs are [`NOBODY`]'s.
+pub fn measure_syn(
+    state: State,
+    net: &Net,
+    wire: &Wire,
+    syn: &Syn,
+    amount: Amount,
+) -> Result<Case> {
     let frames = (0..amount.samples)
         .map(|n| {
             let ports = (10_000 + (n % 50_000) as u16, syn.port);
