@@ -11,6 +11,7 @@ mod join;
 mod mark;
 mod measure;
 mod net;
+mod serve;
 mod syn;
 mod table;
 
@@ -36,7 +37,7 @@ Usage: dc-bench syn|join|datapath [OPTION]...   in a guest of scripts/vm --icoun
 Measures, and prints the result as JSON; progress goes to standard error.
 
   syn       instructions of a SYN and its answer, by kind of SYN and state of the module
-  join      instructions of a whole join, both ends together, against a TCP connection
+  join      instructions of a whole join, both ends together, against a TCP connection; and the server's part of it
   datapath  instructions of a segment, by kind of connection and state of the module
   flood     what a flood of MP_JOIN SYNs leaves of the joins of 1,000 clients, and of memory
   table     how full the table of tokens is when a connection first falls back to TCP
