@@ -26,18 +26,24 @@ struct dc_app_keys {
 	struct hmac_sha256_key	previous;
 };
 
-/* Twice the subflows that the path manager allows. */
-#define DC_APP_JOINS	128
+/*
+ * Room for joins: at first for as many as there mostly are, then twice as many, and so
+ * on; at most for three times the subflows that the path manager allows.
+ */
+#define DC_APP_JOINS_FIRST	6
+#define DC_APP_JOINS_MOST	192
 
 /*
  * Our nonces of the joins that came lately, so that none comes twice. A nonce is
  * good in two steps of dc_time_epoch(), so it is kept as long.
  */
 struct dc_app_joins {
+	unsigned int	used;
+	unsigned int	room;
 	struct {
 		u32	nonce;		/* 0: none */
 		u32	epoch;		/* when it came */
-	} last[DC_APP_JOINS];
+	} last[] __counted_by(room);
 };
 
 /* Written with the socket's lock held, but for node and joins. */
@@ -292,26 +298,50 @@ bool dc_app_hmac(const struct mptcp_sock *msk, bool previous, const u8 *message,
 	return has;
 }
 
+/* Room for one join more; false if there is none. Called with the entry's joins_lock held. */
+static bool dc_app_joins_grow(struct dc_app *app)
+{
+	struct dc_app_joins *old = app->joins, *joins;
+	unsigned int room;
+
+	if (old && old->used < old->room)
+		return true;
+	room = old ? 2 * old->room : DC_APP_JOINS_FIRST;
+	if (room > DC_APP_JOINS_MOST)
+		return false;
+	joins = kmalloc_flex(*joins, last, room, GFP_ATOMIC);
+	if (!joins)
+		return false;
+	joins->room = room;
+	joins->used = old ? old->used : 0;
+	if (old)
+		memcpy(joins->last, old->last, old->used * sizeof(*old->last));
+	app->joins = joins;
+	kfree(old);
+	return true;
+}
+
 /* Called with the entry's joins_lock held. */
 static bool dc_app_note_join(struct dc_app *app, u32 nonce)
 {
+	struct dc_app_joins *joins = app->joins;
+	unsigned int i, free = UINT_MAX;
 	u32 now = dc_time_epoch();
-	int i, room = -1;
 
-	if (!app->joins)
-		app->joins = kzalloc_obj(*app->joins, GFP_ATOMIC);
-	if (!app->joins)
-		return false;
-	for (i = 0; i < DC_APP_JOINS; i++) {
-		if (app->joins->last[i].nonce == nonce)
+	for (i = 0; joins && i < joins->used; i++) {
+		if (joins->last[i].nonce == nonce)
 			return false;
-		if (!app->joins->last[i].nonce || now - app->joins->last[i].epoch > 1)
-			room = i;
+		if (!joins->last[i].nonce || now - joins->last[i].epoch > 1)
+			free = i;
 	}
-	if (room < 0)
-		return false;
-	app->joins->last[room].nonce = nonce;
-	app->joins->last[room].epoch = now;
+	if (free == UINT_MAX) {
+		if (!dc_app_joins_grow(app))
+			return false;
+		joins = app->joins;
+		free = joins->used++;
+	}
+	joins->last[free].nonce = nonce;
+	joins->last[free].epoch = now;
 	return true;
 }
 
@@ -339,13 +369,13 @@ bool dc_app_join_came(const struct mptcp_sock *msk, u32 nonce)
 void dc_app_join_failed(const struct mptcp_sock *msk, u32 nonce)
 {
 	struct dc_app *app;
-	int i;
+	unsigned int i;
 
 	rcu_read_lock();
 	app = dc_app_find((const struct sock *)msk);
 	if (app) {
 		spin_lock_bh(&app->joins_lock);
-		for (i = 0; app->joins && i < DC_APP_JOINS; i++) {
+		for (i = 0; app->joins && i < app->joins->used; i++) {
 			if (app->joins->last[i].nonce == nonce)
 				app->joins->last[i].nonce = 0;
 		}

@@ -352,8 +352,12 @@ unsafe extern "C" fn get_options(skb: *const sk_buff, mp_opt: *mut mptcp_options
 /// Overwrites what the stack made of the options, if a handshake option of ours counts here.
 fn translate(packet: Packet, received: Received) -> Option<()> {
     let segment = packet.segment();
-    let Some(Option_::Dc(option)) = find(packet.options(), segment) else {
-        return translate_join(packet, segment, received);
+    let options = first(packet.options())?;
+    if is_own_join(options) {
+        return translate_join(packet, options, segment, received);
+    }
+    let Some(Option_::Dc(option)) = find(options, segment) else {
+        return None;
     };
     let (suboption, sender, mapping) = match (segment, option.body) {
         (Segment::SynAck, Body::Key { sender }) => {
@@ -412,10 +416,15 @@ fn translate(packet: Packet, received: Received) -> Option<()> {
     Some(())
 }
 
-/// [`translate`] for an MP_JOIN. Its HMAC becomes 0, which only `join::HmacSha` agrees to, for the packet
+/// [`translate`] for an MP_JOIN, with which `options` begin. Its HMAC becomes 0, which only `join::HmacSha` agrees to, for the packet
 /// that [`is_expected`].
-fn translate_join(packet: Packet, segment: Segment, received: Received) -> Option<()> {
-    let option = mp_join::find(packet.options(), segment)?;
+fn translate_join(
+    packet: Packet,
+    options: &[u8],
+    segment: Segment,
+    received: Received,
+) -> Option<()> {
+    let option = mp_join::find(options, segment)?;
     let join = fields_of(option);
     let suboption = match (segment, option.body) {
         (Segment::SynAck, mp_join::Body::Empty) if is_expected(packet) => DC_MPJ_SYNACK,

@@ -206,57 +206,96 @@ fn read(path: &str) -> Result<String> {
     fs::read_to_string(path).context(path.to_owned())
 }
 
-/// Floods a stock server, then one with `stateless_join=1`; without a module, only the first.
+/// The connections and the joins, those of the flood as well.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Standard ones, without the module.
+    Standard,
+    LowOverhead,
+    ExternalKey,
+}
+
+impl Mode {
+    /// The server's part, as a column of the table.
+    fn name(self) -> String {
+        match self {
+            Self::Standard => State::Absent.name(),
+            Self::LowOverhead => "stateless_join=1".to_owned(),
+            Self::ExternalKey => "stateless_join=1, external keys".to_owned(),
+        }
+    }
+
+    fn is_ours(self) -> bool {
+        self != Self::Standard
+    }
+
+    /// Sets up the module, if there is to be one.
+    fn establish(self, net: &Net) -> Result<()> {
+        if self == Self::LowOverhead {
+            for netns in net.all() {
+                netns.set("mptcp_dc/lowoverhead", 2)?;
+            }
+        }
+        if self.is_ours() {
+            net.server.set("mptcp_dc/stateless_join", 1)?;
+        }
+        Ok(())
+    }
+
+    /// A socket in the present namespace.
+    fn socket(self) -> Result<Socket> {
+        match self {
+            Self::ExternalKey => net::stream_external(),
+            _ => net::stream(Protocol::MPTCP),
+        }
+    }
+
+    /// The MP_JOIN of the flood.
+    fn join(self, token: u32) -> Option_ {
+        match self {
+            Self::LowOverhead => Option_::BareJoin(token),
+            _ => Option_::Join(token),
+        }
+    }
+}
+
+/// Floods a stock server, then one with `stateless_join=1`, of low-overhead connections and of those with external keys;
+/// without a module, only the first.
 pub fn run(amount: Amount, module: bool) -> Result<Report> {
     let mut report = Report::new("flood", "as each case says");
     net::allow_files(10_000)?;
-    let states: &[State] = if module {
-        &[State::Absent, State::Loaded(2)]
+    let modes: &[Mode] = if module {
+        &[Mode::Standard, Mode::LowOverhead, Mode::ExternalKey]
     } else {
-        &[State::Absent]
+        &[Mode::Standard]
     };
-    for &state in states {
-        flood(state, amount.syns, &mut report.cases)?;
+    for &mode in modes {
+        flood(mode, amount.syns, &mut report.cases)?;
     }
     report.judge();
     Ok(report)
 }
 
-fn flood(state: State, syns: u32, cases: &mut Vec<Case>) -> Result<()> {
-    let is_ours = state != State::Absent;
-    let name = if is_ours {
-        "stateless_join=1".to_owned()
-    } else {
-        state.name()
-    };
-    if is_ours {
+fn flood(mode: Mode, syns: u32, cases: &mut Vec<Case>) -> Result<()> {
+    let name = mode.name();
+    if mode.is_ours() {
         net::load_module()?;
     }
     let net = Net::new()?;
-    if is_ours {
-        for netns in net.all() {
-            netns.set("mptcp_dc/lowoverhead", 2)?;
-        }
-        net.server.set("mptcp_dc/stateless_join", 1)?;
-    }
+    mode.establish(&net)?;
     net.server.enter()?;
-    let listener = net::listen_with(Protocol::MPTCP, PORT, BACKLOG)?;
-    let (_known, victim) = connect(&net.attacker, SERVER.addr, &listener)?;
+    let listener = net::listen_on(mode.socket()?, PORT, BACKLOG)?;
+    let (_known, victim) = connect(mode, &net.attacker, SERVER.addr, &listener)?;
     let mut connections = vec![];
     for (number, client) in net.clients.iter().enumerate() {
         let [_, _, far] = Net::addresses(number);
         for _ in 0..CONNECTIONS {
-            connections.push(connect(client, far, &listener)?);
+            connections.push(connect(mode, client, far, &listener)?);
         }
     }
     net.delay()?;
-    let token = net::token(&victim)?;
-    let option = if is_ours {
-        Option_::BareJoin(token)
-    } else {
-        Option_::Join(token)
-    };
-    let frame = frame::syn(ATTACKER, SERVER, (1024, PORT), 0, Form::Linux, option)?;
+    let join = mode.join(net::token(&victim)?);
+    let frame = frame::syn(ATTACKER, SERVER, (1024, PORT), 0, Form::Linux, join)?;
     eprintln!("dc-bench: {name}: {} connections stand", connections.len());
 
     thread::sleep(Duration::from_secs(3));
@@ -288,7 +327,7 @@ fn flood(state: State, syns: u32, cases: &mut Vec<Case>) -> Result<()> {
         arrived >= u64::from(syns),
         "{syns} SYNs were sent, {arrived} came to a listener"
     );
-    if is_ours {
+    if mode.is_ours() {
         let answered = net.server.counter("MPJoinSYNStateless")?;
         ensure!(
             answered >= u64::from(syns),
@@ -299,7 +338,7 @@ fn flood(state: State, syns: u32, cases: &mut Vec<Case>) -> Result<()> {
 
     let mut add = |what: &str, value: f64, limit: Option<Limit>| {
         let mut case = Case::counted(name.clone(), what, vec![value]);
-        if is_ours {
+        if mode.is_ours() {
             case.against = Some((State::Absent.name(), what.to_owned()));
             case.limit = limit;
         }
@@ -334,9 +373,17 @@ fn flood(state: State, syns: u32, cases: &mut Vec<Case>) -> Result<()> {
 }
 
 /// A connection from `client` that can be joined.
-fn connect(client: &Netns, to: std::net::Ipv4Addr, listener: &Socket) -> Result<(Socket, Socket)> {
+fn connect(
+    mode: Mode,
+    client: &Netns,
+    to: std::net::Ipv4Addr,
+    listener: &Socket,
+) -> Result<(Socket, Socket)> {
     client.enter()?;
-    let (client, server) = net::open((to, PORT).into(), listener)?;
+    let (client, server) = net::open_from(mode.socket()?, (to, PORT).into(), listener)?;
+    if mode == Mode::ExternalKey {
+        net::set_key(&client, &server)?;
+    }
     for _ in 0..2 {
         net::transfer(&client, &server, b"ping")?;
         net::transfer(&server, &client, b"pong")?;

@@ -2,7 +2,7 @@
 
 //! What a whole join costs both ends together, against one more plain TCP connection: from the system call that asks
 //! for it to its return, less what asking costs. On one CPU all segments of the handshake pass within that call, the last
-//! ACK of the server included.
+//! ACK of the server included. And what one costs the server alone: see [`serve`].
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread::sleep;
@@ -17,19 +17,21 @@ use crate::mark;
 use crate::measure::{idle, measure_between, Amount, State};
 use crate::net::{self, Net, CLIENT, SERVER};
 use crate::report::{Case, Limit, Report};
+use crate::serve::{self, Kind};
 
 const TCP_PORT: u16 = 5004;
 const MPTCP_PORT: u16 = 5005;
+const EXTERNAL_PORT: u16 = 5006;
 
 /// The most that a low-overhead join may cost more than a TCP connection, in percent.
 const TARGET: f64 = 5.0;
 
 /// Segments of a TCP handshake, and of a join's.
 const TCP_SEGMENTS: u64 = 3;
-const JOIN_SEGMENTS: u64 = 4;
+pub const JOIN_SEGMENTS: u64 = 4;
 
 /// Delayed ACKs go out, workers close what was closed.
-const SETTLE: Duration = Duration::from_millis(300);
+pub const SETTLE: Duration = Duration::from_millis(300);
 
 const TCP: &str = "TCP: socket(), bind(), connect()";
 /// A join's server end is ready for data; so is TCP's only then.
@@ -74,6 +76,7 @@ pub fn run(amount: Amount, module: bool) -> Result<Report> {
         bench.measure_tcp(TCP_ACCEPTED, &tcp, &mut report.cases)?;
         let request = bench.measure_requests(&mut report.cases)?;
         bench.measure_joins(&mptcp, request, &mut report.cases)?;
+        bench.measure_server(&mptcp, &mut report.cases)?;
     }
     report.judge();
     Ok(report)
@@ -212,6 +215,27 @@ impl Bench<'_> {
             case.limit = Some(Limit::Percent(TARGET));
         }
         cases.push(case);
+        Ok(())
+    }
+
+    /// What a join costs the server alone.
+    fn measure_server(&self, listener: &Socket, cases: &mut Vec<Case>) -> Result<()> {
+        let mut measure = |kind, at| -> Result<()> {
+            cases.push(serve::measure(self.net, self.state, self.amount, kind, at)?);
+            Ok(())
+        };
+        match self.state {
+            State::Absent => measure(Kind::Standard, (listener, MPTCP_PORT))?,
+            State::Loaded(_) => {
+                measure(Kind::Bare, (listener, MPTCP_PORT))?;
+                self.net.server.enter()?;
+                let external = net::listen_external(EXTERNAL_PORT)?;
+                for kind in [Kind::External, Kind::ExternalStateless] {
+                    measure(kind, (&external, EXTERNAL_PORT))?;
+                }
+            }
+            _ => {}
+        }
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ mod mark;
 mod measure;
 mod net;
 mod scale;
+mod serve;
 mod syn;
 mod table;
 
@@ -44,7 +45,7 @@ Usage: dc-bench syn|join|datapath|http|life|memory|scale [OPTION]...
 Measures, and prints the result as JSON; progress goes to standard error.
 
   syn       instructions of a SYN and its answer, by kind of SYN and state of the module
-  join      instructions of a whole join, both ends together, against a TCP connection
+  join      instructions of a whole join, both ends together, against a TCP connection; and the server's part of it
   datapath  instructions of a segment, by kind of connection and state of the module
   http      requests a second by number of subflows: plain TCP, regular MPTCP, without hashes, low overhead
   life      instructions of a connection from its beginning to its end, by number of subflows

@@ -103,20 +103,51 @@ pub fn measure_between<B, A>(
     mut sample: impl FnMut(&B) -> Result<A>,
     mut after: impl FnMut(B, A) -> Result<()>,
 ) -> Result<Case> {
+    measure_parts(state, what, amount, |number, meter| {
+        let given = before(number)?;
+        let result = meter.count(|| sample(&given));
+        after(given, result?)
+    })
+}
+
+/// Counts a sample's parts.
+pub struct Meter {
+    is_counted: bool,
+    cost: u64,
+}
+
+impl Meter {
+    /// Counts what `part` takes.
+    #[inline(always)]
+    pub fn count<T>(&mut self, part: impl FnOnce() -> T) -> T {
+        if self.is_counted {
+            mark::begin();
+        }
+        let start = clock::now();
+        let result = part();
+        self.cost += clock::now() - start;
+        mark::pause();
+        result
+    }
+}
+
+/// As [`measure`], of samples that say which parts of them are counted.
+pub fn measure_parts(
+    state: State,
+    what: &str,
+    amount: Amount,
+    mut sample: impl FnMut(usize, &mut Meter) -> Result<()>,
+) -> Result<Case> {
     let mut costs = vec![0.0; amount.samples];
     let mut rounds = Vec::with_capacity(amount.rounds);
     let mut sum = 0.0;
     let mut one = |number: usize, is_counted: bool| -> Result<f64> {
-        let given = before(number)?;
-        if is_counted {
-            mark::begin();
-        }
-        let start = clock::now();
-        let result = sample(&given);
-        let cost = (clock::now() - start) as f64;
-        mark::pause();
-        after(given, result?)?;
-        Ok(cost)
+        let mut meter = Meter {
+            is_counted,
+            cost: 0,
+        };
+        sample(number, &mut meter)?;
+        Ok(meter.cost as f64)
     };
     // What is done for the first time costs more.
     for number in 0..amount.samples / 4 {

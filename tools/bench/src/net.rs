@@ -269,12 +269,7 @@ pub fn module_is_loaded() -> bool {
 
 /// A listening socket in the present namespace.
 pub fn listen(protocol: Protocol, port: u16) -> Result<Socket> {
-    listen_with(protocol, port, 128)
-}
-
-/// A listening socket in the present namespace, with room for so many requests.
-pub fn listen_with(protocol: Protocol, port: u16, backlog: i32) -> Result<Socket> {
-    listen_on(stream(protocol)?, port, backlog)
+    listen_on(stream(protocol)?, port, 128)
 }
 
 /// As [`listen`], over MPTCP; what it accepts has external keys if the client asks for them.
@@ -282,7 +277,7 @@ pub fn listen_external(port: u16) -> Result<Socket> {
     listen_on(stream_external()?, port, 128)
 }
 
-/// A socket of the present namespace.
+/// A TCP or MPTCP socket in the present namespace.
 pub fn stream(protocol: Protocol) -> Result<Socket> {
     Ok(Socket::new(Domain::IPV4, Type::STREAM, Some(protocol))?)
 }
@@ -294,7 +289,8 @@ pub fn stream_external() -> Result<Socket> {
     Ok(socket)
 }
 
-fn listen_on(socket: Socket, port: u16, backlog: i32) -> Result<Socket> {
+/// Binds a socket and lets it listen, with room for so many requests.
+pub fn listen_on(socket: Socket, port: u16, backlog: i32) -> Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
     socket.listen(backlog)?;
@@ -326,15 +322,24 @@ pub fn connect(net: &Net, listener: &Socket, port: u16) -> Result<(Socket, Socke
     Ok(ends)
 }
 
+/// The external key of all connections here.
+pub const APP_KEY: &[u8] = b"the same key at both ends";
+
 /// As [`connect`], with an external key at both ends. The listener is one of [`listen_external`].
 pub fn connect_external(net: &Net, listener: &Socket, port: u16) -> Result<(Socket, Socket)> {
     net.client.enter()?;
     let ends = open_from(stream_external()?, (SERVER.addr, port).into(), listener)?;
-    for end in [&ends.0, &ends.1] {
-        mptcp_dc::set_key(end, b"the same key at both ends").context("MPTCP_KEY")?;
-    }
+    set_key(&ends.0, &ends.1)?;
     finish_handshake(&ends)?;
     Ok(ends)
+}
+
+/// Gives both ends of a connection its key.
+pub fn set_key(client: &Socket, server: &Socket) -> Result<()> {
+    for end in [client, server] {
+        mptcp_dc::set_key(end, APP_KEY).context("MPTCP_KEY")?;
+    }
+    Ok(())
 }
 
 fn finish_handshake((client, server): &(Socket, Socket)) -> Result<()> {
