@@ -32,7 +32,7 @@ impl Held {
         net.server.set("core/somaxconn", MOST)?;
         net.server.enter()?;
         Ok(Self {
-            listener: net::listen_with(Protocol::MPTCP, PORT, MOST as i32)?,
+            listener: net::listen_on(net::stream(Protocol::MPTCP)?, PORT, MOST as i32)?,
             option,
             count: 0,
             is_full: false,
