@@ -26,6 +26,7 @@ pub fn of(report: &Report) -> Vec<Chart> {
         name if name.ends_with("-split") => vec![parts(report)],
         "flood" => flood(report),
         "scale" => vec![by_connections(report)],
+        "http" | "life" | "memory" => by_subflows(report),
         _ => vec![bars(report, everything)],
     };
     for chart in &mut charts {
@@ -117,6 +118,62 @@ fn by_connections(report: &Report) -> Chart {
             series: names.iter().map(of).collect(),
         },
     }
+}
+
+/// Lines over the subflows of a connection: the figures, and their share of regular MPTCP's.
+fn by_subflows(report: &Report) -> Vec<Chart> {
+    const BASE: &str = "regular MPTCP";
+    let subject = match report.bench.as_str() {
+        "http" => "Requests for 1 KB that a busy CPU serves, 250 at a time",
+        "life" => "What a connection costs both hosts, from its beginning to its end",
+        _ => "Slab that a connection holds, both hosts together",
+    };
+    let points = |module: &str| -> Vec<(f64, f64)> {
+        let of = report.cases.iter().filter(|case| case.module == module);
+        of.filter_map(|case| {
+            let (count, _) = case.what.split_once(" subflow")?;
+            Some((count.parse().ok()?, case.figure()))
+        })
+        .collect()
+    };
+    let modules = distinct(report.cases.iter().map(|case| case.module.as_str()));
+    let chart = |name: String, title: String, unit: &str, series| Chart {
+        name,
+        title,
+        caption: vec![],
+        unit: unit.to_owned(),
+        kind: Kind::Lines {
+            x: "subflows of a connection, the first included".to_owned(),
+            log: false,
+            series,
+        },
+    };
+    let absolute = modules.iter().map(|name| (name.clone(), points(name)));
+    let absolute = absolute.collect::<Vec<_>>();
+    let base = points(BASE);
+    let share = |(x, y): &(f64, f64)| {
+        let (_, of) = base.iter().find(|(other, _)| other == x)?;
+        Some((*x, y / of * 100.0))
+    };
+    let relative = absolute.iter().map(|(name, points)| {
+        let shares = points.iter().filter_map(share).collect();
+        (name.clone(), shares)
+    });
+    let relative = relative.collect::<Vec<_>>();
+    vec![
+        chart(
+            report.bench.clone(),
+            subject.to_owned(),
+            &report.unit,
+            absolute,
+        ),
+        chart(
+            format!("{}-relative", report.bench),
+            format!("{subject}, against {BASE}"),
+            "percent of regular MPTCP with as many subflows",
+            relative,
+        ),
+    ]
 }
 
 /// Each value once, in the order of appearance.
@@ -217,6 +274,33 @@ fn parts(report: &Report) -> Chart {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_over_subflows_are_shares_of_regular_mptcp_with_as_many() {
+        let mut report = Report::new("http", "requests");
+        for (module, what, value) in [
+            ("regular MPTCP", "1 subflow", 200.0),
+            ("regular MPTCP", "8 subflows", 100.0),
+            ("lowoverhead=2", "8 subflows", 150.0),
+            ("lowoverhead=2", "4 subflows", 170.0),
+        ] {
+            let case = Case::counted(module.to_owned(), what, vec![value]);
+            report.cases.push(case);
+        }
+        let charts = of(&report);
+        let lines = charts.iter().map(|chart| match &chart.kind {
+            Kind::Lines { series, .. } => series.clone(),
+            Kind::Bars { .. } => panic!("bars"),
+        });
+        let [absolute, relative] = &lines.collect::<Vec<_>>()[..] else {
+            panic!()
+        };
+        assert_eq!(absolute[1].1, [(8.0, 150.0), (4.0, 170.0)]);
+        assert_eq!(relative[0].1, [(1.0, 100.0), (8.0, 100.0)]);
+        // Nothing to compare with, no point.
+        assert_eq!(relative[1].1, [(8.0, 150.0)]);
+        assert!(charts[0].title != charts[1].title);
+    }
 
     #[test]
     fn bars_stand_in_the_order_of_measurement() {

@@ -49,7 +49,8 @@ enum Mode {
     /// MPTCP of the stock kernel.
     Regular,
     LowOverhead,
-    /// MPTCP of the stock kernel, whose hash functions do next to nothing: what there is to gain.
+    /// MPTCP of the stock kernel, whose hash functions do next to nothing but pass through livepatch: about what there is to
+    /// gain.
     Emptied,
 }
 
@@ -243,6 +244,14 @@ fn measure(net: &Net, mode: Mode, subflows: usize, amount: Amount) -> Result<Cas
         joins += after.joins - before.joins;
     }
     let samples = ((requests + 2) * rounds.len()) as f64;
+    let expected = if mode == Mode::Tcp { 0 } else { subflows - 1 };
+    ensure!(
+        joins as f64 / samples > expected as f64 - 0.1,
+        "{}, {}: of {expected} joins a request {:.2} were made",
+        mode.name(),
+        what(subflows),
+        joins as f64 / samples
+    );
     let case = Case {
         joins: Some(joins as f64 / samples),
         ..Case::counted(mode.name().to_owned(), what(subflows), rounds)

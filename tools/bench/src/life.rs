@@ -58,6 +58,7 @@ fn measure_all(
     module: bool,
     measure: impl Fn(&Scene<'_>) -> Result<Vec<f64>>,
 ) -> Result<Report> {
+    net::allow_files(8192)?;
     let net = Net::new()?;
     for number in 1..SUBFLOWS[SUBFLOWS.len() - 1] {
         let command = format!("addr add {}/24 dev {VETH}", address(number));
@@ -111,7 +112,14 @@ fn measure_all(
                 Kind::Mptcp if state == State::Absent => "regular MPTCP".to_owned(),
                 Kind::Mptcp => state.name(),
             };
+            let ours = scene.ours(state)?;
             let rounds = measure(&scene).with_context(|| format!("{name}, {subflows}"))?;
+            let is_ours = scene.ours(state)? > ours;
+            ensure!(
+                is_ours == (state == State::Loaded(2)),
+                "{name}: the connections are {}the module's",
+                if is_ours { "" } else { "not " }
+            );
             let mut case = Case::counted(name, what(subflows), rounds);
             case.against = match kind {
                 Kind::Tcp => None,
@@ -154,6 +162,14 @@ struct Scene<'a> {
 }
 
 impl Scene<'_> {
+    /// How many answers of the module's own handshake the client has had.
+    fn ours(&self, state: State) -> Result<u64> {
+        match state {
+            State::Loaded(_) => self.net.client.counter("MPCapableSYNACKRX"),
+            _ => Ok(0),
+        }
+    }
+
     /// A connection that has all its subflows, and has carried its data.
     fn connection(&self) -> Result<(Socket, Socket)> {
         self.net.client.enter()?;
