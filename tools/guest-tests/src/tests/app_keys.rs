@@ -946,7 +946,7 @@ impl Drop for Group {
 }
 
 fn charged() -> Result<String> {
-    const CONNECTIONS: usize = 300;
+    const CONNECTIONS: usize = 140;
     // An entry and two keys, hashed, at each end (struct dc_app, struct dc_app_keys).
     const LEAST: u64 = 2 * (64 + 2 * 64);
     // Each CPU keeps up to a page of what is charged and uncharged for itself (struct obj_stock_pcp).
