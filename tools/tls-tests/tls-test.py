@@ -4,7 +4,7 @@
 
 Usage: tls-test.py plain [TEXT]...   on a kernel without the module: nothing breaks, both ends export the same key
        tls-test.py keys [TEXT]...    with it, two hosts and four paths: the key makes the HMAC of every subflow
-TEXT: only tests whose name contains it. DC_TLS_MEGABYTES: what curl fetches from nginx in the latter (default 100, with TLS 1.2 40).
+TEXT: only tests whose name contains it. DC_TLS_MEGABYTES: what curl fetches from nginx in the latter (default 100).
 """
 
 import hashlib
@@ -406,7 +406,7 @@ def with_tls_13_the_exported_key_makes_the_hmacs_of_four_subflows():
 
 
 def with_tls_12_the_exported_key_makes_the_hmacs_of_four_subflows():
-    return download_over_four_subflows("1.2", 40)
+    return download_over_four_subflows("1.2", 100)
 
 
 def joined(netns="b", more=JOINS):
