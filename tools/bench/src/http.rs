@@ -30,7 +30,7 @@ const SIZE: usize = 1024;
 /// What nginx waits for another request, which never comes, before it closes a connection; in its own words.
 const LINGER: &str = "300ms";
 /// Of a connection, the first one included.
-const SUBFLOWS: [usize; 4] = [1, 2, 4, 8];
+pub const SUBFLOWS: [usize; 4] = [1, 2, 4, 8];
 /// Where low overhead must reach [`OF_LIMIT`] percent of the run without hashes.
 const CHECKED: usize = 4;
 const OF_LIMIT: f64 = 95.0;
@@ -122,7 +122,8 @@ fn check_growth(report: &mut Report, gains: &[f64]) {
     }
 }
 
-fn what(subflows: usize) -> String {
+/// A number of subflows, in words.
+pub fn what(subflows: usize) -> String {
     match subflows {
         1 => "1 subflow".to_owned(),
         n => format!("{n} subflows"),
@@ -162,11 +163,12 @@ fn judged(mut case: Case, mode: Mode, subflows: usize) -> Case {
 }
 
 /// The client's address that an additional subflow comes from.
-fn address(number: usize) -> String {
+pub fn address(number: usize) -> String {
     format!("192.0.2.{}", 10 + number)
 }
 
-fn set_subflows(client: &Netns, subflows: usize) -> Result<()> {
+/// Has the path manager make so many of each connection, the first one included.
+pub fn set_subflows(client: &Netns, subflows: usize) -> Result<()> {
     client.ip("mptcp endpoint flush")?;
     for number in 1..subflows {
         client.ip(&format!(

@@ -14,6 +14,7 @@ use anyhow::{ensure, Context, Result};
 use socket2::{Protocol, Socket};
 
 use crate::clock;
+use crate::http::{address, set_subflows, what, SUBFLOWS};
 use crate::measure::{idle, Amount, State};
 use crate::net::{self, Net, SERVER, VETH};
 use crate::report::{Case, Report};
@@ -22,8 +23,6 @@ const TCP_PORT: u16 = 5010;
 const MPTCP_PORT: u16 = 5011;
 const EXTERNAL_PORT: u16 = 5012;
 
-/// Of a connection, the first one included.
-const SUBFLOWS: [usize; 4] = [1, 2, 4, 8];
 /// Bytes there, and back.
 const SIZE: usize = 1024;
 /// Connections that are held while memory is looked at.
@@ -88,12 +87,7 @@ fn measure_all(
             if kind == Kind::Tcp && subflows > 1 {
                 continue;
             }
-            net.client.ip("mptcp endpoint flush")?;
-            for number in 1..subflows {
-                let address = address(number);
-                net.client
-                    .ip(&format!("mptcp endpoint add {address} id {number} subflow"))?;
-            }
+            set_subflows(&net.client, subflows)?;
             let (listener, port) = match kind {
                 Kind::Tcp => (&tcp, TCP_PORT),
                 Kind::Mptcp => (&mptcp, MPTCP_PORT),
@@ -138,18 +132,6 @@ fn measure_all(
     }
     report.judge();
     Ok(report)
-}
-
-fn what(subflows: usize) -> String {
-    match subflows {
-        1 => "1 subflow".to_owned(),
-        n => format!("{n} subflows"),
-    }
-}
-
-/// The client's address that an additional subflow comes from.
-fn address(number: usize) -> String {
-    format!("192.0.2.{}", 10 + number)
 }
 
 /// Where connections of one kind are made.
