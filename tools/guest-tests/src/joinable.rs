@@ -8,10 +8,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
+use mptcp_pm::PathManager;
 use socket2::Socket;
 
 use crate::mptcp::{self, Info};
-use crate::netns::{output, Counters, Family, Netns, Pair, SERVER_V4};
+use crate::netns::{Counters, Family, Netns, Pair, SERVER_V4};
 use crate::wire::{MPTCP, MP_JOIN};
 
 /// Length of a low-overhead MP_JOIN in SYN and ACK, and in the SYN/ACK.
@@ -115,10 +116,7 @@ pub fn limit_subflows(netns: &Netns, limit: u32) -> Result<()> {
 
 /// The same, and how many announced addresses it heeds.
 pub fn limit_all(netns: &Netns, subflows: u32, addresses: u32) -> Result<()> {
-    let (subflows, addresses) = (subflows.to_string(), addresses.to_string());
-    let limits = ["subflows", &subflows, "add_addr_accepted", &addresses];
-    let mut ip = netns.command("ip");
-    output(ip.args(["mptcp", "limits", "set"]).args(limits)).map(drop)
+    netns.enter(|| PathManager::open()?.set_limits(subflows, addresses))
 }
 
 /// Checks how much counters of the module grew.

@@ -22,6 +22,7 @@ pub const LAMINAR: u32 = 1 << 5;
 /// `MPTCP_PM_CMD_*`
 mod command {
     pub const ADD_ADDR: u8 = 1;
+    pub const SET_LIMITS: u8 = 5;
     pub const ANNOUNCE: u8 = 8;
     pub const REMOVE: u8 = 9;
     pub const SUBFLOW_CREATE: u8 = 10;
@@ -30,6 +31,8 @@ mod command {
 /// `MPTCP_PM_ATTR_*`
 mod attribute {
     pub const ADDR: u16 = 1;
+    pub const RCV_ADD_ADDRS: u16 = 2;
+    pub const SUBFLOWS: u16 = 3;
     pub const TOKEN: u16 = 4;
     pub const LOC_ID: u16 = 5;
     pub const ADDR_REMOTE: u16 = 6;
@@ -186,6 +189,17 @@ impl PathManager {
     pub fn add_endpoint(&self, address: &Address) -> Result<()> {
         let request = self.request(command::ADD_ADDR, &address.encode(attribute::ADDR));
         self.send(&request).map(drop)
+    }
+
+    /// How many subflows of a connection the kernel's path manager allows beside the first, and how many announced addresses it
+    /// heeds.
+    pub fn set_limits(&self, subflows: u32, addresses: u32) -> Result<()> {
+        let parts = [
+            attr(attribute::RCV_ADD_ADDRS, &addresses.to_ne_bytes()),
+            attr(attribute::SUBFLOWS, &subflows.to_ne_bytes()),
+        ];
+        self.send(&self.request(command::SET_LIMITS, &parts.concat()))
+            .map(drop)
     }
 
     /// To open a subflow of the connection with this token.

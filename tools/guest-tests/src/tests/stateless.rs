@@ -131,15 +131,11 @@ fn joins(at: ListenAt, timestamps: u8) -> Result<()> {
         Family::V4 => ("10.9.0.11", "24"),
         Family::V6 => ("fd09::11", "64"),
     };
-    let with_prefix = format!("{address}/{prefix}");
-    let mut add = vec!["addr", "add", &with_prefix, "dev", CLIENT_DEV];
-    if family == Family::V6 {
-        add.push("nodad");
-    }
-    output(pair.client.command("ip").args(add))?;
-    output(pair.client.command("ip").args([
-        "mptcp", "endpoint", "add", address, "dev", CLIENT_DEV, "subflow",
-    ]))?;
+    let add = format!("addr add {address}/{prefix} dev {CLIENT_DEV}");
+    pair.client.ip([
+        format!("{add}{}", if family == Family::V6 { " nodad" } else { "" }),
+        format!("mptcp endpoint add {address} dev {CLIENT_DEV} subflow"),
+    ])?;
     joinable.wait_for_subflows(1)?;
     joinable.exchange()?;
     check_growth(
@@ -161,13 +157,7 @@ fn joins(at: ListenAt, timestamps: u8) -> Result<()> {
     output(pair.client.command("ip").args(old))?;
     if family == Family::V4 {
         // It went with the primary address.
-        let _ = output(pair.client.command("ip").args([
-            "addr",
-            "add",
-            &with_prefix,
-            "dev",
-            CLIENT_DEV,
-        ]));
+        let _ = pair.client.ip([add]);
     }
     joinable.exchange()
 }

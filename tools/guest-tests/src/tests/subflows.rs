@@ -209,14 +209,16 @@ impl Case {
     fn run(&self, mode: Mode) -> Result<Seen> {
         let pair = scene(mode)?;
         // So that both ends' SYNs cross.
-        for (end, dev) in [(&pair.client, CLIENT_DEV), (&pair.server, SERVER_DEV)] {
-            let delay = ["qdisc", "add", "dev", dev, "root", "netem", "delay", "5ms"];
-            output(end.command("tc").args(delay))?;
+        if !self.client.is_empty() && !self.server.is_empty() {
+            for (end, dev) in [(&pair.client, CLIENT_DEV), (&pair.server, SERVER_DEV)] {
+                let delay = ["qdisc", "add", "dev", dev, "root", "netem", "delay", "5ms"];
+                output(end.command("tc").args(delay))?;
+            }
         }
         for (end, commands) in [(&pair.client, self.client), (&pair.server, self.server)] {
-            for command in commands {
-                endpoint(end, command)?;
-            }
+            end.ip(commands
+                .iter()
+                .map(|command| format!("mptcp endpoint {command}")))?;
         }
         if let Some(address) = self.laminar {
             let manager = pair.client.enter(PathManager::open)?;
@@ -270,15 +272,15 @@ fn scene(mode: Mode) -> Result<Pair> {
         (&pair.server, SERVER_DEV, &SERVER_MORE[..]),
     ] {
         limit_all(end, 8, 8)?;
-        for address in addresses {
+        let add = |address: &&str| {
             // IPv6 shall not take it for anything else.
-            let flags: &[&str] = match address.contains(':') {
-                true => &["nodad", "preferred_lft", "0"],
-                false => &[],
+            let flags = match address.contains(':') {
+                true => " nodad preferred_lft 0",
+                false => "",
             };
-            let add = ["addr", "add", address, "dev", dev];
-            output(end.command("ip").args(add).args(flags))?;
-        }
+            format!("addr add {address} dev {dev}{flags}")
+        };
+        end.ip(addresses.iter().map(add))?;
     }
     Ok(pair)
 }
@@ -419,13 +421,12 @@ impl Lost {
         } else {
             let end = self.from.of(&pair);
             let chain = "{ type filter hook output priority 0; }";
-            for command in [
+            let commands = [
                 "add table ip lost".to_owned(),
                 format!("add chain ip lost output {chain}"),
                 format!("add rule ip lost output {}", self.rule),
-            ] {
-                output(end.command("nft").arg(command))?;
-            }
+            ];
+            output(end.command("nft").arg(commands.join("; ")))?;
         }
         let mut capture = Capture::start(&pair.client, CLIENT_DEV)?;
         endpoint(&pair.client, "add 10.9.0.11 subflow")?;
