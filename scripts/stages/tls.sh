@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2034,SC2154
 about="MPTCP with the keys of TLS: the command mptcp-dc-tls, its library, and the example of tools/mptcp-dc"
-needs="root"
+needs="root cargo"
 sources="tools/mptcp-dc tools/mptcp-dc-tls tools/Cargo.lock include/uapi Documentation/man/mptcp-dc-tls.1"
 live=yes
 
@@ -9,6 +9,4 @@ live=yes
 produce() {
 	in_root make -C "$tree/tools/mptcp-dc-tls" O="$out" PREFIX="$out/usr" install
 	build_programs --package mptcp-dc --example tls
-	mkdir -p "$out/bin"
-	install "$out/target/x86_64-unknown-linux-gnu/release/examples/tls" "$out/bin/tls"
 }

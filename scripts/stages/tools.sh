@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2034,SC2154
 about="the userspace programs, linked statically: they run here and in any guest"
-needs="root"
+needs="root cargo"
 sources="tools rust/proto"
 live=yes
 
-# $out/bin/ holds the programs, $out/target/ is cargo's.
+# $out/bin/ holds the programs.
 produce() {
-	build_programs --workspace
+	build_programs --workspace --bins
 }

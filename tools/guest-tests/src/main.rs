@@ -33,6 +33,7 @@ Runs the tests as root, in network namespaces of their own, and prints TAP. Load
   --quick        fewer repetitions; see --list
   --long         more: 500 connections each way over every bad network, loaded and unloaded 100 times,
                  10^5 sockets with keys
+  --part=N/M     every M-th test only, from the N-th on: guests can share the work
   --smoke        a few tests of each kind, in a minute
   --kunit        the module's KUnit results too; without any, this fails
   --list         names only
@@ -100,6 +101,8 @@ struct Options {
     filters: Vec<String>,
     skips: Vec<String>,
     scale: Scale,
+    /// Which of how many.
+    part: Option<(usize, usize)>,
     smoke: bool,
     kunit: bool,
     list: bool,
@@ -128,6 +131,14 @@ fn options() -> Result<Options> {
             Long("skip") => options.skips.push(parser.value()?.string()?),
             Long("quick") => options.scale = Scale::Quick,
             Long("long") => options.scale = Scale::Long,
+            Long("part") => {
+                let text = parser.value()?.string()?;
+                let part = text.split_once('/').map(|(n, m)| (n.parse(), m.parse()));
+                options.part = match part {
+                    Some((Ok(n), Ok(m))) if (1..=m).contains(&n) => Some((n, m)),
+                    _ => bail!("--part is N/M, as 1/2 and 2/2"),
+                };
+            }
             Long("smoke") => options.smoke = true,
             Long("kunit") => options.kunit = true,
             Long("list") => options.list = true,
@@ -151,6 +162,10 @@ fn run(options: &Options) -> Result<bool> {
             && !matches(&test.name, &options.skips)
             && (!options.smoke || matches(&test.name, &tests::SMOKE.map(String::from)))
     });
+    if let Some((part, parts)) = options.part {
+        let mut numbers = 0..;
+        tests.retain(|_| numbers.next().is_some_and(|n: usize| n % parts == part - 1));
+    }
     if options.list {
         tests.iter().for_each(|test| println!("{}", test.name));
         return Ok(true);

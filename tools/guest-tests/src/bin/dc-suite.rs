@@ -7,8 +7,10 @@
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{bail, Context, Result};
@@ -17,7 +19,8 @@ const HELP: &str = "\
 Usage: scripts/test [OPTION]...
 
 Runs all tests: cargo's, those in guests with Debian's kernel and with the test kernel (KUnit, KASAN, lockdep), and the
-programs in scripts/test.d. Prints their TAP as it comes, a summary, and at the very end
+programs in scripts/test.d. Prints their TAP as it comes (of suites that run side by side, one after another), a summary,
+and at the very end
 `N passed, N failed, N skipped`.
 
   --quick        what takes seconds: cargo's tests, and a short run in one guest
@@ -53,8 +56,9 @@ enum Format {
     Cargo,
 }
 
-/// The suite in a guest with the test kernel. It comes last: its kernel takes longest to build.
-const TEST_KERNEL: &str = "guest-test";
+/// The suites in guests with the test kernel, which share its tests: one guest keeps one CPU busy. They come last: their
+/// kernel takes longest to build.
+const TEST_KERNEL: [&str; 2] = ["guest-test-1", "guest-test-2"];
 
 /// Programs of scripts/test.d that need the test kernel's build tree, and come after those that don't.
 const LATE: [&str; 1] = ["refusal"];
@@ -70,20 +74,24 @@ fn build_ahead() -> Result<Child> {
     command.spawn().context(SCRIPT)
 }
 
-fn suites(quick: bool) -> Result<Vec<Suite>> {
-    let tools =
-        env::var("MPTCP_DC_TOOLS").context("MPTCP_DC_TOOLS is not set; run scripts/test")?;
+/// All suites in their order; those in one group run side by side.
+fn suites(quick: bool) -> Result<Vec<Vec<Suite>>> {
+    let directory =
+        |name| env::var(name).with_context(|| format!("{name} is not set; run scripts/test"));
+    let tools = directory("MPTCP_DC_TOOLS")?;
     let mut suites = Vec::new();
 
     let mut cargo = Command::new("scripts/build");
     cargo.args(["--in-root", "cargo", "test", "--locked", "--workspace"]);
-    cargo.args(["--manifest-path", "tools/Cargo.toml", "--target-dir"]);
-    cargo.arg(format!("{tools}/tests"));
-    suites.push(Suite {
+    // Its only target is a benchmark, whose crates take long.
+    cargo.args(["--exclude", "bench-core"]);
+    cargo.args(["--manifest-path", "tools/Cargo.toml"]);
+    cargo.args(["--target-dir", &directory("MPTCP_DC_CARGO")?]);
+    suites.push(vec![Suite {
         name: "cargo".into(),
         command: cargo,
         format: Format::Cargo,
-    });
+    }]);
 
     let guest = |name: &str, vm: &[&str], args: &[&str]| {
         let mut command = Command::new("scripts/vm");
@@ -97,14 +105,14 @@ fn suites(quick: bool) -> Result<Vec<Suite>> {
         }
     };
     if quick {
-        suites.push(guest(
+        suites.push(vec![guest(
             "guest-debian",
             &["--timeout=600"],
             &["--quick", "--smoke"],
-        ));
+        )]);
         return Ok(suites);
     }
-    suites.push(guest("guest-debian", &["--timeout=2400"], &[]));
+    suites.push(vec![guest("guest-debian", &["--timeout=2400"], &[])]);
 
     let mut programs: Vec<_> = fs::read_dir("scripts/test.d")
         .context("scripts/test.d")?
@@ -116,17 +124,17 @@ fn suites(quick: bool) -> Result<Vec<Suite>> {
         .collect::<Result<_>>()?;
     programs.sort();
     for (_, name, path) in programs {
-        suites.push(Suite {
+        suites.push(vec![Suite {
             name,
             command: Command::new(&path),
             format: Format::Tap,
-        });
+        }]);
     }
-    suites.push(guest(
-        TEST_KERNEL,
-        &["--kernel=test", "--timeout=2700"],
-        &["--quick", "--kunit"],
-    ));
+    let vm = ["--kernel=test", "--timeout=2400"];
+    suites.push(vec![
+        guest(TEST_KERNEL[0], &vm, &["--quick", "--part=1/2", "--kunit"]),
+        guest(TEST_KERNEL[1], &vm, &["--quick", "--part=2/2"]),
+    ]);
     Ok(suites)
 }
 
@@ -151,33 +159,37 @@ fn run() -> Result<bool> {
         bail!("this runs at the root of the work tree; call scripts/test");
     }
     let mut suites = suites(quick)?;
-    suites.retain(|suite| only.is_empty() || only.iter().any(|text| suite.name.contains(text)));
+    for group in &mut suites {
+        group.retain(|suite| only.is_empty() || only.iter().any(|text| suite.name.contains(text)));
+    }
     if list {
-        suites.iter().for_each(|suite| println!("{}", suite.name));
+        let all = suites.iter().flatten();
+        all.for_each(|suite| println!("{}", suite.name));
         return Ok(true);
     }
 
     let ahead = suites
         .iter()
-        .any(|suite| suite.name == TEST_KERNEL)
+        .flatten()
+        .any(|suite| TEST_KERNEL.contains(&&*suite.name))
         .then(build_ahead)
         .transpose()?;
 
     let mut total = Tally::default();
     let mut summary = String::new();
-    for mut suite in suites {
-        println!("# suite {}", suite.name);
-        let start = Instant::now();
-        let tally = suite.run();
-        summary += &format!(
-            "# {:<14} {tally}, {:.0} s\n",
-            suite.name,
-            start.elapsed().as_secs_f64()
-        );
-        for name in &tally.bad {
-            summary += &format!("#   {name}\n");
+    for group in suites {
+        for Outcomes {
+            name,
+            tally,
+            seconds,
+        } in run_group(group)
+        {
+            summary += &format!("# {name:<14} {tally}, {seconds:.0} s\n");
+            for name in &tally.bad {
+                summary += &format!("#   {name}\n");
+            }
+            total.add(tally);
         }
-        total.add(tally);
     }
     if let Some(mut child) = ahead {
         child.wait()?;
@@ -186,17 +198,58 @@ fn run() -> Result<bool> {
     Ok(total.failed == 0 && total.skipped == 0 && total.passed > 0)
 }
 
+/// What came of a suite.
+struct Outcomes {
+    name: String,
+    tally: Tally,
+    seconds: f64,
+}
+
+/// Runs suites side by side. The first's output is passed on as it comes, that of the others when all before have ended.
+fn run_group(group: Vec<Suite>) -> Vec<Outcomes> {
+    thread::scope(|scope| {
+        let mut suites = group.into_iter();
+        let first = suites.next();
+        let others: Vec<_> = suites
+            .map(|suite| {
+                scope.spawn(move || {
+                    let mut lines = vec![];
+                    let outcomes = suite.run(|line| lines.push(line.to_owned()));
+                    (outcomes, lines)
+                })
+            })
+            .collect();
+        let mut all: Vec<_> = first
+            .map(|suite| suite.run(|line| println!("{line}")))
+            .into_iter()
+            .collect();
+        for other in others {
+            let (outcomes, lines) = other.join().unwrap_or_else(|panic| resume_unwind(panic));
+            lines.iter().for_each(|line| println!("{line}"));
+            all.push(outcomes);
+        }
+        all
+    })
+}
+
 impl Suite {
-    /// Runs it, passing its output on.
-    fn run(&mut self) -> Tally {
-        self.try_run().unwrap_or_else(|error| Tally {
+    /// Runs it, passing its output to `show`.
+    fn run(mut self, mut show: impl FnMut(&str)) -> Outcomes {
+        show(&format!("# suite {}", self.name));
+        let start = Instant::now();
+        let tally = self.try_run(show).unwrap_or_else(|error| Tally {
             failed: 1,
             bad: vec![format!("not run: {error:#}")],
             ..Tally::default()
-        })
+        });
+        Outcomes {
+            name: self.name,
+            tally,
+            seconds: start.elapsed().as_secs_f64(),
+        }
     }
 
-    fn try_run(&mut self) -> Result<Tally> {
+    fn try_run(&mut self, mut show: impl FnMut(&str)) -> Result<Tally> {
         let mut child = self
             .command
             .stdin(Stdio::null())
@@ -207,7 +260,7 @@ impl Suite {
         for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
             let line = line?;
             let line = String::from_utf8_lossy(&line);
-            println!("{line}");
+            show(&line);
             reader.line(&line);
         }
         let status = child.wait()?;
