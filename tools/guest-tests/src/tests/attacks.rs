@@ -53,6 +53,10 @@ pub fn tests(scale: Scale) -> Vec<Test> {
                 "a JOIN repeated when its subflow is gone makes no other",
                 replay_after_the_end,
             ),
+            (
+                "of many JOINs repeated when their subflows are gone none makes another",
+                many_replays,
+            ),
             ("a reflected HMAC makes no join", reflection),
             (
                 "a JOIN of one connection makes none on another with the same key",
@@ -77,7 +81,7 @@ pub fn tests(scale: Scale) -> Vec<Test> {
         }
         let guesses = match server {
             Server::Stateful => scale.of(200, 500, 5_000),
-            Server::Stateless => scale.of(10_000, 30_000, 1_000_000),
+            Server::Stateless => scale.of(5_000, 100_000, 1_000_000),
         };
         tests.push(Test::with_note(
             format!("attacker, {state}: {guesses} guessed HMACs make no join"),
@@ -545,6 +549,49 @@ fn replay_after_the_end(server: Server) -> Result<()> {
         }
     }
     bail!("the server never used its nonce again: this shows nothing");
+}
+
+/// As many joins as make the server's list of those that came grow twice; then each of them again.
+fn many_replays(server: Server) -> Result<()> {
+    /// The list has places for 6, then for 12 (`DC_APP_JOINS_FIRST`).
+    const JOINS: u16 = 14;
+    /// The server's nonce changes once in 64 seconds, which lets the joins before go.
+    const TRIES: usize = 4;
+
+    for _ in 0..TRIES {
+        let mut scene = Scene::new(server)?;
+        let keys = scene.keys;
+        let forged = |scene: &Scene, n: u16| scene.forged(2_000 + n, [1, 2, 3, n as u8]);
+        let mut came = vec![];
+        for n in 0..JOINS {
+            let forged = forged(&scene, n);
+            let mut seen = None;
+            let joined = scene.join(&forged, |syn_ack| {
+                let nonce = nonce_of(syn_ack)?;
+                let hmac = client_hmac(KEY, keys, [forged.nonce, nonce])?;
+                seen = Some((nonce, hmac));
+                Ok(hmac)
+            })?;
+            ensure!(joined, "join {n} with the right HMAC was refused");
+            scene.victim.wait_for_subflows(2)?;
+            scene.attacker.reset(2_000 + n, scene.to, 0)?;
+            scene.victim.wait_for_subflows(1)?;
+            came.extend(seen.map(|(nonce, hmac)| (n, nonce, hmac)));
+        }
+        let mut are_same = true;
+        for (n, nonce, hmac) in came {
+            let forged = forged(&scene, n);
+            scene.check_refused(&format!("join {n} once more"), &forged, |syn_ack| {
+                are_same &= nonce_of(syn_ack)? == nonce;
+                Ok(hmac)
+            })?;
+        }
+        scene.check_victim()?;
+        if are_same {
+            return Ok(());
+        }
+    }
+    bail!("the server never used its nonces again: this shows nothing");
 }
 
 /// Both at once, as what it takes is time.

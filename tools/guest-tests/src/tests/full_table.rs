@@ -65,7 +65,7 @@ fn capacity() -> Result<usize> {
 }
 
 /// Lets this process open that many files.
-fn allow_files(count: usize) -> Result<()> {
+pub fn allow_files(count: usize) -> Result<()> {
     let limit = libc::rlimit {
         rlim_cur: count as u64,
         rlim_max: count as u64,
