@@ -13,7 +13,10 @@ pub fn title(bench: &str) -> Option<&'static str> {
         "join" => "What a whole join costs, both ends together, against one more TCP connection",
         "datapath" => "What a segment costs, both ends together, by state of the module",
         "table" => "Tokens in use when a connection first fell back to TCP",
-        "core" => "Crypto and options of a handshake on this CPU, against stock's SHA-256 of a key",
+        "core" => "Crypto and options of a handshake on this CPU, against stock's key and token",
+        "http-sides" => {
+            "Requests for 1 KB, in real time: rate, and CPU of either host, against regular MPTCP"
+        }
         "scale" => "What a SYN and its answer cost a server that has many connections",
         "scale-cpus" => "SYNs a second in a guest, by the CPUs that send them and serve them",
         "scale-tokens" => "Pairs of token and key a second, by the CPUs that make them",
@@ -44,9 +47,10 @@ fn how(bench: &str) -> Option<&'static str> {
         "flood" => "SYNs with a valid token from addresses that never answer, while ten clients join 100 connections each. The stock kernel is \"absent\".",
         "table" => "Connections are opened until one gets no token, both ends on one host; medians. The stock kernel is \"absent\". More is better.",
         "http" => "nginx and ab, a connection for each request, on one CPU of a guest (QEMU, -icount); only instructions of tasks count, both hosts together. \"hashes emptied\": stock, live-patched. Medians. More is better.",
+        "http-sides" => "The same in real time, in an emulated guest of two CPUs, the client's and the server's: busy time of each CPU, against regular MPTCP in the same round. Only as good as the host is idle; medians.",
         "life" => "Instructions of a guest's tasks (QEMU, -icount): connect, 1 KB there and back, joins, close, and what waiting for the joins takes; medians. Less is better.",
         "memory" => "Growth of Slab in /proc/meminfo while 400 connections are held with all their subflows, for each of them; medians. Less is better.",
-        "core" => "Time as a share of stock's SHA-256 of one key on the same CPU, in the same round, each the least of 60 samples. SHA-256 is OpenSSL's assembly. Less is better.",
+        "core" => "Time as a share of what mptcp_crypto_key_gen_sha() does (a random number by ChaCha20, and its SHA-256), on the same CPU in the same round, each the least of 60 samples. SHA-256 is OpenSSL's assembly. Less is better.",
         "scale" => "Instructions of a guest (QEMU, -icount); medians. The stock kernel (absent) makes standard connections, the module low-overhead ones.",
         "scale-cpus" => "An emulated guest of four CPUs: rates are of plain SYNs from one CPU in the same round, and only as good as the host is idle.",
         "scale-tokens" => "Each CPU from a slice of the counters, as in the module, or all from one counter; rates are of one CPU with its slice in the same round.",
@@ -93,7 +97,7 @@ fn core(report: &Report) -> Vec<String> {
     let sentence = |case: &Case| {
         let times = 100.0 / case.figure();
         format!(
-            "{}: token and key of low overhead take {:.1} % of the time of stock's one SHA-256: {times:.1} times as cheap.",
+            "{}: token and key of low overhead take {:.1} % of the time of stock's: {times:.1} times as cheap.",
             case.module,
             case.figure()
         )

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the crypto and the options of a handshake cost on this machine's CPU. benches/core.rs does the work, under names that are
+//! What the crypto and the options of a handshake cost on this machine's CPU. tools/bench-core does the work, under names that are
 //! here; this runs it, with and without the CPU's SHA extensions, and reads what criterion found.
 
 use std::env::temp_dir;
@@ -15,14 +15,16 @@ use crate::report::{Case, Limit, Report};
 
 /// The names of what is measured.
 pub mod name {
+    /// `mptcp_crypto_key_gen_sha()`: `get_random_bytes()`, then `mptcp_crypto_key_sha()`.
+    pub const KEY_GEN: &str = "stock: key, token and IDSN (ChaCha20, SHA-256)";
     /// `mptcp_crypto_key_sha()`: token and IDSN of a key, one block.
     pub const KEY_SHA: &str = "stock: SHA-256 of a key (token, IDSN)";
     /// A server does so for its own key and for the client's.
     pub const KEYS_SHA: &str = "stock: SHA-256 of both keys";
     /// `mptcp_crypto_hmac_sha()`: four blocks.
     pub const JOIN_HMAC: &str = "stock: HMAC-SHA256 of a join";
-    /// What stands for the kernel's `get_random_bytes()` of a key: the C library's, which takes the vDSO's if there is one.
-    pub const RANDOM: &str = "getrandom(2), 8 bytes";
+    /// `get_random_bytes()` of a key: one block of ChaCha20.
+    pub const RANDOM: &str = "stock: random number that is a key (ChaCha20)";
     /// The next counter of the slice, encrypted.
     pub const TOKEN: &str = "low overhead: token (RC5)";
     /// That and `Rnd`; the IDSN is the same bits.
@@ -41,7 +43,7 @@ pub mod name {
     pub const READ_JOIN: &str = "MP_JOIN read";
 }
 
-/// What the low-overhead pair may take of the time of one SHA-256, in percent.
+/// What the low-overhead pair may take of the time of `mptcp_crypto_key_gen_sha()`, in percent.
 const TARGET_WITHOUT: f64 = 10.0;
 const TARGET_WITH: f64 = 100.0;
 
@@ -74,7 +76,7 @@ struct Benchmark {
     full_id: String,
 }
 
-/// Runs the program of benches/core.rs so many times for each kind of CPU, in turn.
+/// Runs the program of tools/bench-core so many times for each kind of CPU, in turn.
 pub fn run(program: &Path, rounds: usize) -> Result<Report> {
     let has_sha = std::arch::is_x86_feature_detected!("sha");
     let kinds: &[(&str, &str)] = if has_sha {
@@ -90,7 +92,7 @@ pub fn run(program: &Path, rounds: usize) -> Result<Report> {
             found.extend(run_once(program, mask, &home)?);
         }
     }
-    let mut report = Report::new("core", "percent of the time of stock's SHA-256 of a key");
+    let mut report = Report::new("core", "percent of the time of stock's key and token");
     report.columns = "CPU".to_owned();
     report.forget_guest();
     let yes = if has_sha { "yes" } else { "no" };
@@ -146,20 +148,21 @@ fn read_samples(home: &Path) -> Result<Vec<(String, f64)>> {
     Ok(found)
 }
 
-/// Puts in the cases of a kind of CPU. Each round is a share of what SHA-256 of a key took in it.
+/// Puts in the cases of a kind of CPU. Each round is a share of what stock's key and token took in it.
 fn add(report: &mut Report, kind: &str, found: &[(String, f64)]) -> Result<()> {
     use name::*;
     let times = |name: &str| -> Vec<f64> {
         let of = found.iter().filter(|(found, _)| found == name);
         of.map(|(_, time)| *time).collect()
     };
-    let base = times(KEY_SHA);
-    ensure!(!base.is_empty(), "there is no {KEY_SHA}");
+    let base = times(KEY_GEN);
+    ensure!(!base.is_empty(), "there is no {KEY_GEN}");
     for what in [
+        KEY_GEN,
+        RANDOM,
         KEY_SHA,
         KEYS_SHA,
         JOIN_HMAC,
-        RANDOM,
         TOKEN,
         PAIR,
         DERIVED_KEY,
@@ -204,6 +207,7 @@ mod tests {
     fn found(pair: f64) -> Vec<(String, f64)> {
         use name::*;
         let all = [
+            KEY_GEN,
             KEY_SHA,
             KEYS_SHA,
             JOIN_HMAC,
@@ -251,6 +255,6 @@ mod tests {
     fn what_was_not_measured_is_an_error() {
         let mut report = Report::new("core", "percent");
         assert!(add(&mut report, WITH, &found(1.0)[1..]).is_err());
-        assert!(add(&mut report, WITH, &found(1.0)[..11]).is_err());
+        assert!(add(&mut report, WITH, &found(1.0)[..12]).is_err());
     }
 }

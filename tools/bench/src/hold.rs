@@ -8,15 +8,17 @@ use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use socket2::{Protocol, Socket};
 
 use crate::frame::{self, Form, Option_, MPTCP};
-use crate::net::{self, Net, Wire, NOBODY, SERVER};
+use crate::net::{self, Net, Wire, NOBODIES, SERVER};
 
 const PORT: u16 = 5010;
-/// The client's first port; each connection has the next.
+/// A client's first port; each connection has the next.
 const FIRST: u32 = 1024;
-/// As many as there are ports.
-pub const MOST: u32 = 65_536 - FIRST;
+/// So many a client.
+const PORTS: u32 = 65_536 - FIRST;
+/// As many as all have.
+pub const MOST: u32 = PORTS * NOBODIES.len() as u32;
 
-/// Connections from [`NOBODY`] that live until this is dropped.
+/// Connections from [`NOBODIES`] that live until this is dropped.
 pub struct Held {
     listener: Socket,
     option: Option_,
@@ -51,7 +53,7 @@ impl Held {
 
     /// Opens more, until there are so many or one falls back.
     pub fn fill(&mut self, net: &Net, count: u32) -> Result<()> {
-        ensure!(count <= MOST, "a client has {MOST} ports");
+        ensure!(count <= MOST, "the clients have {MOST} ports");
         let before = net.server.mptcp_sockets()?;
         let had = self.count;
         for netns in [&net.client, &net.server] {
@@ -82,13 +84,16 @@ impl Held {
 
     /// Opens one; whether it has MPTCP.
     fn open(&self, sender: &Wire, receiver: &Wire) -> Result<bool> {
-        let port = u16::try_from(FIRST + self.count)?;
+        let client = *NOBODIES
+            .get((self.count / PORTS) as usize)
+            .context("no client has a port left")?;
+        let port = u16::try_from(FIRST + self.count % PORTS)?;
         let ports = (port, PORT);
         // The host's own keys: the token's half is not 0.
         let own = (u64::from(self.count + 1) << 32) | 0x9a3c_710e;
         let seq = self.count.wrapping_mul(0x9e37_79b9);
         sender.send(&frame::syn(
-            NOBODY,
+            client,
             SERVER,
             ports,
             seq,
@@ -113,8 +118,8 @@ impl Held {
             }
             None => vec![],
         };
-        let builder = PacketBuilder::ethernet2(NOBODY.mac, SERVER.mac)
-            .ipv4(NOBODY.addr.octets(), SERVER.addr.octets(), 64)
+        let builder = PacketBuilder::ethernet2(client.mac, SERVER.mac)
+            .ipv4(client.addr.octets(), SERVER.addr.octets(), 64)
             .tcp(port, PORT, seq.wrapping_add(1), 64240)
             .ack(answer.seq.wrapping_add(1))
             .options_raw(&options)

@@ -8,7 +8,8 @@
 //! time that it is busy: [`clock::busy`].
 //!
 //! All subflows go over one veth, each but the first from an address of its own. What either host does can't be told
-//! apart: on one CPU, what a segment causes at the far end happens in the time of whoever sent it.
+//! apart: on one CPU, what a segment causes at the far end happens in the time of whoever sent it. ([`crate::sides`] does, in real
+//! time.)
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -24,7 +25,7 @@ use crate::report::{Case, Limit, Report};
 
 const PORT: u16 = 8080;
 /// Requests at a time (slide).
-const PARALLEL: usize = 250;
+pub const PARALLEL: usize = 250;
 /// Bytes of the file (slide).
 const SIZE: usize = 1024;
 /// What nginx waits for another request, which never comes, before it closes a connection; in its own words.
@@ -44,7 +45,7 @@ const FORGET: u64 = 70;
 
 /// How both hosts speak.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
+pub enum Mode {
     Tcp,
     /// MPTCP of the stock kernel.
     Regular,
@@ -57,13 +58,22 @@ enum Mode {
 impl Mode {
     const ALL: [Self; 4] = [Self::Tcp, Self::Regular, Self::Emptied, Self::LowOverhead];
 
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Tcp => "plain TCP",
             Self::Regular => "regular MPTCP",
             Self::LowOverhead => "lowoverhead=2",
             Self::Emptied => "hashes emptied",
         }
+    }
+
+    /// Loads the module or unloads it, as the mode wants it, and lets the guest calm down.
+    pub fn establish(self, net: &Net) -> Result<()> {
+        match self {
+            Self::LowOverhead => State::Loaded(2),
+            _ => State::Absent,
+        }
+        .establish(net)
     }
 }
 
@@ -75,24 +85,15 @@ pub fn run(amount: Amount, module: bool) -> Result<Report> {
         "requests per second of a busy CPU (10^9 instructions of both hosts)",
     );
     let dir = tempdir()?;
-    let net = Net::new()?;
-    for netns in [&net.client, &net.server] {
-        netns.set("ipv4/tcp_max_tw_buckets", 1 << 20)?;
-    }
-    for number in 1..SUBFLOWS[SUBFLOWS.len() - 1] {
-        let command = format!("addr add {}/24 dev {VETH}", address(number));
-        net.client.ip(&command)?;
-    }
+    let net = scene()?;
     idle(amount.idle);
     for mode in Mode::ALL {
         if mode == Mode::LowOverhead && !module {
             continue;
         }
         let _patch = (mode == Mode::Emptied).then(Patch::load).transpose()?;
-        if mode == Mode::LowOverhead {
-            State::Loaded(2).establish(&net)?;
-        }
-        let server = Server::start(&net.server, &dir, mode != Mode::Tcp)?;
+        mode.establish(&net)?;
+        let server = Server::start(&net.server, &dir, mode != Mode::Tcp, None)?;
         for subflows in SUBFLOWS {
             if mode == Mode::Tcp && subflows > 1 {
                 continue;
@@ -109,6 +110,19 @@ pub fn run(amount: Amount, module: bool) -> Result<Report> {
     }
     fs::remove_dir_all(&dir).ok();
     Ok(report)
+}
+
+/// Two hosts; the client has an address for each additional subflow.
+pub fn scene() -> Result<Net> {
+    let net = Net::new()?;
+    for netns in [&net.client, &net.server] {
+        netns.set("ipv4/tcp_max_tw_buckets", 1 << 20)?;
+    }
+    for number in 1..SUBFLOWS[SUBFLOWS.len() - 1] {
+        let command = format!("addr add {}/24 dev {VETH}", address(number));
+        net.client.ip(&command)?;
+    }
+    Ok(net)
 }
 
 /// Notes a target missed unless each gain is larger than the one before.
@@ -180,7 +194,7 @@ pub fn set_subflows(client: &Netns, subflows: usize) -> Result<()> {
 }
 
 /// What the two ends have counted.
-struct Counts {
+pub struct Counts {
     capable: u64,
     ours: u64,
     joins: u64,
@@ -188,7 +202,7 @@ struct Counts {
 }
 
 impl Counts {
-    fn of(net: &Net) -> Result<Self> {
+    pub fn of(net: &Net) -> Result<Self> {
         let fallbacks = |netns: &Netns| netns.mib("MPFallbackTokenInit");
         Ok(Self {
             capable: net.server.mib("MPCapableACKRX")?,
@@ -201,33 +215,22 @@ impl Counts {
             refused: fallbacks(&net.client)? + fallbacks(&net.server)?,
         })
     }
-}
 
-fn measure(net: &Net, mode: Mode, subflows: usize, amount: Amount) -> Result<Case> {
-    let requests = (amount.samples / 2).max(PARALLEL);
-    let mut rounds = vec![];
-    let mut joins = 0;
-    // What is done for the first time costs more.
-    fetch(&net.client, PARALLEL, mode != Mode::Tcp)?;
-    for _ in 0..amount.rounds.clamp(1, 3) {
-        idle(FORGET);
-        let before = Counts::of(net)?;
-        // ab itself costs something to start, and so does one request.
-        let [one, all] = [1, 1 + requests].map(|requests| -> Result<f64> {
-            let start = clock::busy()?;
-            fetch(&net.client, requests, mode != Mode::Tcp)?;
-            // What the last ones still do.
-            idle(2);
-            Ok(clock::busy()? - start)
-        });
-        rounds.push(requests as f64 * 1e9 / (all? - one?));
-        let after = Counts::of(net)?;
+    /// Checks that connections and joins since `before` are those of `1 + requests` requests and one more; how many joins
+    /// there were.
+    pub fn check_since(
+        &self,
+        before: &Self,
+        mode: Mode,
+        subflows: usize,
+        requests: usize,
+    ) -> Result<u64> {
         let name = format!("{}, {}", mode.name(), what(subflows));
-        let capable = after.capable - before.capable;
-        let ours = after.ours - before.ours;
+        let capable = self.capable - before.capable;
+        let ours = self.ours - before.ours;
         let expected = requests as u64 + 2;
         ensure!(
-            after.refused == before.refused,
+            self.refused == before.refused,
             "{name}: connections got no token"
         );
         // ab may begin one more than it needs, each time.
@@ -237,23 +240,45 @@ fn measure(net: &Net, mode: Mode, subflows: usize, amount: Amount) -> Result<Cas
         };
         ensure!(
             is_all(capable, mode != Mode::Tcp),
-            "{name}: {capable} of {requests} connections are MPTCP"
+            "{name}: {capable} of {expected} connections are MPTCP"
         );
         ensure!(
             is_all(ours, mode == Mode::LowOverhead),
-            "{name}: {ours} of {requests} connections are low-overhead"
+            "{name}: {ours} of {expected} connections are low-overhead"
         );
-        joins += after.joins - before.joins;
+        let joins = self.joins - before.joins;
+        let wanted = if mode == Mode::Tcp { 0 } else { subflows - 1 };
+        let made = joins as f64 / expected as f64;
+        ensure!(
+            made > wanted as f64 - 0.1,
+            "{name}: of {wanted} joins a request {made:.2} were made"
+        );
+        Ok(joins)
+    }
+}
+
+fn measure(net: &Net, mode: Mode, subflows: usize, amount: Amount) -> Result<Case> {
+    let requests = (amount.samples / 2).max(PARALLEL);
+    let mut rounds = vec![];
+    let mut joins = 0;
+    // What is done for the first time costs more.
+    fetch(&net.client, PARALLEL, mode != Mode::Tcp, None)?;
+    for _ in 0..amount.rounds.clamp(1, 3) {
+        idle(FORGET);
+        let before = Counts::of(net)?;
+        // ab itself costs something to start, and so does one request.
+        let [one, all] = [1, 1 + requests].map(|requests| -> Result<f64> {
+            let start = clock::busy()?;
+            fetch(&net.client, requests, mode != Mode::Tcp, None)?;
+            // What the last ones still do.
+            idle(2);
+            Ok(clock::busy()? - start)
+        });
+        rounds.push(requests as f64 * 1e9 / (all? - one?));
+        let after = Counts::of(net)?;
+        joins += after.check_since(&before, mode, subflows, requests)?;
     }
     let samples = ((requests + 2) * rounds.len()) as f64;
-    let expected = if mode == Mode::Tcp { 0 } else { subflows - 1 };
-    ensure!(
-        joins as f64 / samples > expected as f64 - 0.1,
-        "{}, {}: of {expected} joins a request {:.2} were made",
-        mode.name(),
-        what(subflows),
-        joins as f64 / samples
-    );
     let case = Case {
         joins: Some(joins as f64 / samples),
         ..Case::counted(mode.name().to_owned(), what(subflows), rounds)
@@ -269,12 +294,18 @@ fn measure(net: &Net, mode: Mode, subflows: usize, amount: Amount) -> Result<Cas
     Ok(case)
 }
 
+/// What makes a command run on one CPU.
+fn pin(cpu: Option<usize>) -> String {
+    cpu.map_or(String::new(), |cpu| format!("taskset -c {cpu} "))
+}
+
 /// Lets ab fetch the file so often.
-fn fetch(client: &Netns, requests: usize, mptcp: bool) -> Result<()> {
+pub fn fetch(client: &Netns, requests: usize, mptcp: bool, cpu: Option<usize>) -> Result<()> {
     let parallel = PARALLEL.min(requests);
     let wrapper = if mptcp { "mptcpize run " } else { "" };
     let command = format!(
-        "{wrapper}ab -q -n {requests} -c {parallel} -H Connection:keep-alive http://{}:{PORT}/file",
+        "{}{wrapper}ab -q -n {requests} -c {parallel} -H Connection:keep-alive http://{}:{PORT}/file",
+        pin(cpu),
         SERVER.addr
     );
     let text = client.output(&command)?;
@@ -292,15 +323,16 @@ fn fetch(client: &Netns, requests: usize, mptcp: bool) -> Result<()> {
 }
 
 /// nginx, until it is dropped.
-struct Server(Child);
+pub struct Server(Child);
 
 impl Server {
-    fn start(netns: &Netns, dir: &str, mptcp: bool) -> Result<Self> {
-        let wrapper: &[&str] = if mptcp { &["mptcpize", "run"] } else { &[] };
+    pub fn start(netns: &Netns, dir: &str, mptcp: bool, cpu: Option<usize>) -> Result<Self> {
+        let wrapper = if mptcp { "mptcpize run " } else { "" };
         let file = format!("{dir}/nginx.conf");
         fs::write(&file, configuration(dir)).context("nginx.conf")?;
         netns.enter()?;
-        let words = [wrapper, &["nginx", "-p", dir, "-c", &file]].concat();
+        let command = format!("{}{wrapper}nginx -p {dir} -c {file}", pin(cpu));
+        let words: Vec<_> = command.split(' ').collect();
         let child = Command::new(words[0])
             .args(&words[1..])
             .stdout(Stdio::null())
@@ -341,7 +373,8 @@ fn configuration(dir: &str) -> String {
     )
 }
 
-fn tempdir() -> Result<String> {
+/// A directory with the file that is asked for.
+pub fn tempdir() -> Result<String> {
     let dir = format!("/tmp/dc-bench-http-{}", std::process::id());
     fs::create_dir_all(&dir).context("a directory below /tmp")?;
     fs::write(format!("{dir}/file"), vec![b'x'; SIZE])?;

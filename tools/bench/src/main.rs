@@ -17,6 +17,7 @@ mod measure;
 mod net;
 mod scale;
 mod serve;
+mod sides;
 mod syn;
 mod table;
 
@@ -36,7 +37,7 @@ use report::Report;
 const HELP: &str = "\
 Usage: dc-bench syn|join|datapath|http|life|memory|scale [OPTION]...
                                            in a guest of scripts/vm --icount, as root
-       dc-bench flood|table|scale-cpus [OPTION]...  in any guest of scripts/vm, as root
+       dc-bench flood|table|http-sides|scale-cpus [OPTION]...  in any guest of scripts/vm, as root
        dc-bench scale-tokens [OPTION]...   anywhere
        dc-bench core PROGRAM [OPTION]...   anywhere
        dc-bench show FILE                  anywhere
@@ -48,6 +49,7 @@ Measures, and prints the result as JSON; progress goes to standard error.
   join      instructions of a whole join, both ends together, against a TCP connection; and the server's part of it
   datapath  instructions of a segment, by kind of connection and state of the module
   http      requests a second by number of subflows: plain TCP, regular MPTCP, without hashes, low overhead
+  http-sides    the same in real time against regular MPTCP's, and what of the CPU is each host's
   life      instructions of a connection from its beginning to its end, by number of subflows
   memory    bytes of slab that it takes in between
   flood     what a flood of MP_JOIN SYNs leaves of the joins of 1,000 clients, and of memory
@@ -55,7 +57,7 @@ Measures, and prints the result as JSON; progress goes to standard error.
   scale     instructions of a SYN and its answer, by the connections that the server has
   scale-cpus    SYNs a second, by the CPUs that they come from
   scale-tokens  tokens a second, by the CPUs that make them
-  core      time that crypto and options of a handshake take: PROGRAM is this package's benchmark of that name
+  core      time that crypto and options of a handshake take: PROGRAM is the benchmark of tools/bench-core
   show      prints a result as a table
   split     prints the result FILE with the parts that each case is made of: COUNTS is what the plugin of tools/count
             wrote meanwhile. Writes what each function took to COUNTS with the ending .functions
@@ -154,6 +156,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Request> {
         Some("join") if words.len() == 1 => join::run,
         Some("datapath") if words.len() == 1 => datapath::run,
         Some("http") if words.len() == 1 => http::run,
+        Some("http-sides") if words.len() == 1 => sides::run,
         Some("life") if words.len() == 1 => life::run,
         Some("memory") if words.len() == 1 => life::run_memory,
         Some("flood") if words.len() == 1 => flood::run,

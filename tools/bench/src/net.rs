@@ -7,8 +7,8 @@
 //!    .2                .1     192.0.2.0/24
 //! ```
 //!
-//! A third address, .3, belongs to nobody; the server takes it for a neighbour with a MAC address that the client
-//! doesn't have. A SYN in its name is answered, and the client drops the answer on sight.
+//! Two more addresses, .3 and .4, belong to nobody; the server takes them for neighbours with MAC addresses that the client
+//! doesn't have. A SYN in their name is answered, and the client drops the answer on sight.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -29,6 +29,8 @@ pub const SERVER: Host = host(1);
 pub const CLIENT: Host = host(2);
 /// Whose SYNs are sent.
 pub const NOBODY: Host = host(3);
+/// As [`NOBODY`], for whom the ports of one address are not enough.
+pub const NOBODIES: [Host; 2] = [NOBODY, host(4)];
 
 const fn host(n: u8) -> Host {
     Host {
@@ -76,6 +78,13 @@ impl Netns {
             .chain(command.split(' '))
             .collect();
         output(&words)
+    }
+
+    /// Has what comes in over the veth handled by one CPU (Documentation/networking/scaling.rst, RPS).
+    pub fn receive_on(&self, cpu: usize) -> Result<()> {
+        let queue = format!("/sys/class/net/{VETH}/queues/rx-0/rps_cpus");
+        let script = format!("echo {:x} > {queue}", 1 << cpu);
+        run(&["ip", "netns", "exec", &self.name, "sh", "-c", &script])
     }
 
     /// Goes there: sockets are made, `/proc/sys/net` and `/proc/thread-self/net` are read in it.
@@ -197,7 +206,11 @@ impl Net {
             run(&["ip", "-n", name, "addr", "add", &addr, "dev", VETH])?;
             run(&["ip", "-n", name, "link", "set", VETH, "up"])?;
         }
-        for (name, host) in [(client, SERVER), (server, CLIENT), (server, NOBODY)] {
+        let nobodies = NOBODIES.map(|host| (server, host));
+        for (name, host) in [(client, SERVER), (server, CLIENT)]
+            .into_iter()
+            .chain(nobodies)
+        {
             run(&[
                 "ip",
                 "-n",

@@ -68,6 +68,73 @@ fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     hash.finish()
 }
 
+/// A block of ChaCha20 (RFC 8439, section 2.3) of 20 rounds, in portable code, as `chacha20_block()` of lib/crypto is.
+fn chacha20_block(state: &[u32; 16]) -> [u32; 16] {
+    fn quarter(x: &mut [u32; 16], [a, b, c, d]: [usize; 4]) {
+        x[a] = x[a].wrapping_add(x[b]);
+        x[d] = (x[d] ^ x[a]).rotate_left(16);
+        x[c] = x[c].wrapping_add(x[d]);
+        x[b] = (x[b] ^ x[c]).rotate_left(12);
+        x[a] = x[a].wrapping_add(x[b]);
+        x[d] = (x[d] ^ x[a]).rotate_left(8);
+        x[c] = x[c].wrapping_add(x[d]);
+        x[b] = (x[b] ^ x[c]).rotate_left(7);
+    }
+    let mut x = *state;
+    for _ in 0..10 {
+        quarter(&mut x, [0, 4, 8, 12]);
+        quarter(&mut x, [1, 5, 9, 13]);
+        quarter(&mut x, [2, 6, 10, 14]);
+        quarter(&mut x, [3, 7, 11, 15]);
+        quarter(&mut x, [0, 5, 10, 15]);
+        quarter(&mut x, [1, 6, 11, 12]);
+        quarter(&mut x, [2, 7, 8, 13]);
+        quarter(&mut x, [3, 4, 9, 14]);
+    }
+    for (x, state) in x.iter_mut().zip(state) {
+        *x = x.wrapping_add(*state);
+    }
+    x
+}
+
+/// A CPU's random numbers: `crng_fast_key_erasure()`, which `get_random_bytes()` calls once for up to 32 bytes. Each call makes
+/// a block; half of it is the next key.
+struct Crng {
+    key: [u32; 8],
+}
+
+impl Crng {
+    const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
+
+    fn state(&self, rest: [u32; 4]) -> [u32; 16] {
+        let mut state = [0; 16];
+        state[..4].copy_from_slice(&Self::CONSTANTS);
+        state[4..12].copy_from_slice(&self.key);
+        state[12..].copy_from_slice(&rest);
+        state
+    }
+
+    fn u64(&mut self) -> u64 {
+        let block = chacha20_block(&self.state([0; 4]));
+        self.key.copy_from_slice(&block[..8]);
+        u64::from(block[8]) | u64::from(block[9]) << 32
+    }
+}
+
+/// RFC 8439, section 2.3.2: what is measured is ChaCha20.
+fn check_chacha20() {
+    let key = std::array::from_fn(|at| {
+        let at = 4 * at as u8;
+        u32::from_le_bytes([at, at + 1, at + 2, at + 3])
+    });
+    let block = chacha20_block(&Crng { key }.state([1, 0x0900_0000, 0x4a00_0000, 0]));
+    assert_eq!(
+        (block[0], block[15]),
+        (0xe4e7_f110, 0x4e3c_50a2),
+        "ChaCha20"
+    );
+}
+
 /// `mptcp_crypto_key_sha()`
 fn key_sha(key: u64) -> (u32, u64) {
     let [a, b, c, d, .., s, t, u, v, w, x, y, z] = sha256(&[&key.to_be_bytes()]);
@@ -120,6 +187,17 @@ fn flow(port: u16) -> Flow {
 
 fn stock(c: &mut Criterion) {
     check_hmac();
+    check_chacha20();
+    let mut crng = Crng {
+        key: black_box([5; 8]),
+    };
+    c.bench_function(name::KEY_GEN, |b| {
+        b.iter(|| {
+            let key = crng.u64();
+            (key, key_sha(key))
+        })
+    });
+    c.bench_function(name::RANDOM, |b| b.iter(|| crng.u64()));
     c.bench_function(name::KEY_SHA, |b| {
         b.iter(|| key_sha(black_box(0x0123_4567_89ab_cdef)))
     });
@@ -128,14 +206,6 @@ fn stock(c: &mut Criterion) {
     });
     c.bench_function(name::JOIN_HMAC, |b| {
         b.iter(|| HmacKey::new(&black_box([7; 16])).hmac(&black_box([9; 8])))
-    });
-    c.bench_function(name::RANDOM, |b| {
-        b.iter(|| {
-            let mut key = [0; 8];
-            // SAFETY: The kernel writes at most eight bytes to an array of eight.
-            unsafe { libc::getrandom(key.as_mut_ptr().cast(), key.len(), 0) };
-            key
-        })
     });
 }
 
