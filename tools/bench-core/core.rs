@@ -70,6 +70,8 @@ fn sha256(parts: &[&[u8]]) -> [u8; 32] {
 
 /// A block of ChaCha20 (RFC 8439, section 2.3) of 20 rounds, in portable code, as `chacha20_block()` of lib/crypto is.
 fn chacha20_block(state: &[u32; 16]) -> [u32; 16] {
+    // Or it would go through memory, as the C doesn't.
+    #[inline(always)]
     fn quarter(x: &mut [u32; 16], [a, b, c, d]: [usize; 4]) {
         x[a] = x[a].wrapping_add(x[b]);
         x[d] = (x[d] ^ x[a]).rotate_left(16);
@@ -117,7 +119,7 @@ impl Crng {
     fn u64(&mut self) -> u64 {
         let block = chacha20_block(&self.state([0; 4]));
         self.key.copy_from_slice(&block[..8]);
-        u64::from(block[8]) | u64::from(block[9]) << 32
+        u64::from(block[8]) | (u64::from(block[9]) << 32)
     }
 }
 

@@ -87,7 +87,7 @@ fn run(mode: Mode, loss: &str, each_way: usize) -> Result<String> {
         let tally = many(from, to, SocketAddr::new(at, 0), each_way)?;
         let fell_back = tally.client_tcp.load(Ordering::Relaxed);
         note += &format!(
-            "{name}: {} low-overhead, {fell_back} plain TCP at the client, {} at the server; slowest {:.1} s\n",
+            "{name}: {} MPTCP, {fell_back} plain TCP at the client, {} at the server; slowest {:.1} s\n",
             each_way - fell_back,
             tally.server_tcp.load(Ordering::Relaxed),
             tally.slowest.lock().map_or(0.0, |slowest| slowest.as_secs_f64()),
