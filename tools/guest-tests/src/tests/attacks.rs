@@ -81,7 +81,7 @@ pub fn tests(scale: Scale) -> Vec<Test> {
         }
         let guesses = match server {
             Server::Stateful => scale.of(200, 500, 5_000),
-            Server::Stateless => scale.of(5_000, 100_000, 1_000_000),
+            Server::Stateless => scale.of(10_000, 100_000, 1_000_000),
         };
         tests.push(Test::with_note(
             format!("attacker, {state}: {guesses} guessed HMACs make no join"),
