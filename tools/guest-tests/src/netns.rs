@@ -2,7 +2,7 @@
 
 //! Network namespaces, and two of them joined by a veth pair.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 
@@ -81,6 +82,45 @@ impl Netns {
         let path = format!("/proc/sys/net/{name}");
         let text = self.enter(|| fs::read_to_string(&path)).context(path)?;
         Ok(text.trim_end().to_owned())
+    }
+
+    /// Waits until the IPv6 addresses can be reached that were added without duplicate address detection.
+    ///
+    /// They can be sent from at once, but have a route, and so take packets, only after a work item
+    /// (`addrconf_dad_work()`): a SYN/ACK that is faster is lost, and the SYN repeated.
+    pub fn wait_for_v6(&self) -> Result<()> {
+        const NODAD: u32 = 0x02;
+        const RTF_LOCAL: u32 = 0x8000_0000;
+        let field =
+            |line: &str, at: usize| line.split_whitespace().nth(at).unwrap_or("").to_owned();
+        let flagged = |name: &str, at: usize, flag: u32| -> Result<HashSet<String>> {
+            let path = format!("/proc/thread-self/net/{name}");
+            let text = self
+                .enter(|| fs::read_to_string(&path))
+                .with_context(|| path.clone())?;
+            let mut addresses = HashSet::new();
+            for line in text.lines() {
+                let flags = u32::from_str_radix(&field(line, at), 16)
+                    .with_context(|| format!("{path}: {line}"))?;
+                if flags & flag != 0 {
+                    addresses.insert(field(line, 0));
+                }
+            }
+            Ok(addresses)
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let routed = flagged("ipv6_route", 8, RTF_LOCAL)?;
+            if flagged("if_inet6", 4, NODAD)?.is_subset(&routed) {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{}: no local route for an IPv6 address within ten seconds",
+                self.name
+            );
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// The module's counters.
@@ -274,6 +314,8 @@ impl Pair {
                 format!("neigh add {far} lladdr {far_mac} dev {dev}"),
             ])?;
         }
+        client.wait_for_v6()?;
+        server.wait_for_v6()?;
         Ok(Self { client, server })
     }
 

@@ -135,6 +135,7 @@ fn scene(family: Family) -> Result<Pair> {
         Family::V6 => format!("{CLIENT_SECOND_V6}/64 dev {CLIENT_DEV} nodad preferred_lft 0"),
     };
     ip(&pair.client, &format!("addr add {second}"))?;
+    pair.client.wait_for_v6()?;
     endpoint(&pair, family, "add")?;
     Ok(pair)
 }

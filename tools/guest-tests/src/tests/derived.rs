@@ -79,6 +79,7 @@ fn pair(client: bool, server: bool) -> Result<Pair> {
                 .args(flags),
         )?;
     }
+    pair.client.wait_for_v6()?;
     for end in pair.ends() {
         output(
             end.command("ip")

@@ -132,10 +132,12 @@ fn joins(at: ListenAt, timestamps: u8) -> Result<()> {
         Family::V6 => ("fd09::11", "64"),
     };
     let add = format!("addr add {address}/{prefix} dev {CLIENT_DEV}");
-    pair.client.ip([
-        format!("{add}{}", if family == Family::V6 { " nodad" } else { "" }),
-        format!("mptcp endpoint add {address} dev {CLIENT_DEV} subflow"),
-    ])?;
+    let nodad = if family == Family::V6 { " nodad" } else { "" };
+    pair.client.ip([format!("{add}{nodad}")])?;
+    pair.client.wait_for_v6()?;
+    pair.client.ip([format!(
+        "mptcp endpoint add {address} dev {CLIENT_DEV} subflow"
+    )])?;
     joinable.wait_for_subflows(1)?;
     joinable.exchange()?;
     check_growth(

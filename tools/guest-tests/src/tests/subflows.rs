@@ -281,6 +281,7 @@ fn scene(mode: Mode) -> Result<Pair> {
             format!("addr add {address} dev {dev}{flags}")
         };
         end.ip(addresses.iter().map(add))?;
+        end.wait_for_v6()?;
     }
     Ok(pair)
 }
