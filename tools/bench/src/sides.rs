@@ -109,8 +109,7 @@ fn measure(net: &Net, dir: &str, mode: Mode, subflows: usize, amount: Amount) ->
     });
     let (one, all) = (one?, all?);
     let after = Counts::of(net)?;
-    // While nginx is busy on the other CPU, ab may begin as many more than it needs as it has open.
-    after.check_since(&before, mode, subflows, requests, PARALLEL)?;
+    after.check_since(&before, mode, subflows, requests)?;
     let [client, server] =
         [CLIENT_CPU, SERVER_CPU].map(|cpu| (all[cpu] - one[cpu]) / requests as f64);
     Ok(Cost { client, server })
