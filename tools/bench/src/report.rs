@@ -342,13 +342,15 @@ impl Report {
         text
     }
 
-    /// A section of a document, in reStructuredText: the tables, without columns that are empty, and where it was measured.
+    /// A section of a document, in reStructuredText: the table (of parts, if there are any), without columns that are
+    /// empty, and where it was measured.
     pub fn section(&self) -> String {
         let mut text = format!("{0}\n{1}\n\n", self.bench, "=".repeat(self.bench.len()));
-        let rows: Vec<_> = self.rows().iter().map(|row| row.to_vec()).collect();
-        text.push_str(&csv_table(&self.unit, &rows));
         let parts = self.rows_of_parts();
-        if !parts.is_empty() {
+        if parts.is_empty() {
+            let rows: Vec<_> = self.rows().iter().map(|row| row.to_vec()).collect();
+            text.push_str(&csv_table(&self.unit, &rows));
+        } else {
             let title = format!("{}: where they are, on average", self.unit);
             text.push_str(&csv_table(&title, &parts));
         }
