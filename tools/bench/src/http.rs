@@ -252,7 +252,7 @@ impl Counts {
         let made = joins as f64 / expected as f64;
         ensure!(
             made > wanted as f64 - 0.1,
-            "{name}: of {wanted} joins a request {made:.2} were made"
+            "{name}: of {wanted} joins a request {made:.2} were made in time; is the machine busy with other work?"
         );
         Ok(joins)
     }
