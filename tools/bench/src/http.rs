@@ -199,11 +199,12 @@ pub struct Counts {
     ours: u64,
     joins: u64,
     refused: u64,
+    fallbacks: u64,
 }
 
 impl Counts {
     pub fn of(net: &Net) -> Result<Self> {
-        let fallbacks = |netns: &Netns| netns.mib("MPFallbackTokenInit");
+        let refused = |netns: &Netns| netns.mib("MPFallbackTokenInit");
         Ok(Self {
             capable: net.server.mib("MPCapableACKRX")?,
             ours: if net::module_is_loaded() {
@@ -212,14 +213,18 @@ impl Counts {
                 0
             },
             joins: net.server.mib("MPJoinAckRx")?,
-            refused: fallbacks(&net.client)? + fallbacks(&net.server)?,
+            refused: refused(&net.client)? + refused(&net.server)?,
+            fallbacks: net.client.mib("MPCapableSYNTXDrop")?
+                + net.client.mib("MPCapableFallbackSYNACK")?
+                + net.server.mib("MPCapableFallbackACK")?,
         })
     }
 
     /// Checks that connections and joins since `before` are those of `1 + requests` requests and one more; how many
     /// joins there were.
     ///
-    /// When ab has the answers that it needs, it may have begun as many connections more as it has open.
+    /// When ab has the answers that it needs, it may have begun as many connections more as it has open. So counts are
+    /// bounds; that no connection fell back is exact.
     pub fn check_since(
         &self,
         before: &Self,
@@ -234,6 +239,16 @@ impl Counts {
         ensure!(
             self.refused == before.refused,
             "{name}: connections got no token"
+        );
+        ensure!(
+            self.fallbacks == before.fallbacks,
+            "{name}: {} connections fell back to TCP",
+            self.fallbacks - before.fallbacks
+        );
+        // The client's SYN/ACK comes before the server's ACK.
+        ensure!(
+            mode != Mode::LowOverhead || ours >= capable,
+            "{name}: {ours} of {capable} connections are low-overhead"
         );
         let is_all = |count: u64, wanted: bool| match wanted {
             true => (expected..=expected + PARALLEL as u64).contains(&count),
