@@ -5,12 +5,13 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use anyhow::{bail, ensure, Context, Result};
 pub struct Netns {
     name: String,
     file: File,
+    ip: Ip,
 }
 
 impl Netns {
@@ -28,21 +30,24 @@ impl Netns {
         Ok(Self {
             name: name.to_owned(),
             file: File::open(&path).context(path)?,
+            ip: Ip::new(),
         })
     }
 
-    /// Runs `f` in the namespace, on a thread of its own. Sockets that it makes stay in the namespace.
-    pub fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        let fd = self.file.as_raw_fd();
-        thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                move_to(fd).expect("setns");
-                f()
-            });
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+    /// Runs `f` in the namespace, then takes this thread back to where it was. Sockets and threads that `f` makes stay in the
+    /// namespace.
+    pub fn enter<T>(&self, f: impl FnOnce() -> T) -> T {
+        struct Back(File);
+
+        impl Drop for Back {
+            fn drop(&mut self) {
+                move_to(self.0.as_raw_fd()).expect("setns");
+            }
+        }
+
+        let _back = Back(File::open("/proc/thread-self/ns/net").expect("/proc"));
+        move_to(self.file.as_raw_fd()).expect("setns");
+        f()
     }
 
     /// A program to be run in the namespace. `ip netns exec` would take twice as long, for another exec and a new mount of
@@ -56,7 +61,7 @@ impl Netns {
         command
     }
 
-    /// Runs `ip` in the namespace, once for all these commands: with the test kernel, to start a program takes half a second.
+    /// Runs `ip` in the namespace.
     pub fn ip<T: AsRef<str>>(&self, commands: impl IntoIterator<Item = T>) -> Result<()> {
         let mut lines = String::new();
         for command in commands {
@@ -65,7 +70,7 @@ impl Netns {
         }
         match lines.as_str() {
             "" => Ok(()),
-            lines => ip_batch(self.command("ip"), lines),
+            lines => self.ip.run(|| self.command("ip"), lines),
         }
     }
 
@@ -174,6 +179,8 @@ fn move_to(fd: RawFd) -> io::Result<()> {
 impl Drop for Netns {
     /// As `ip netns del`.
     fn drop(&mut self) {
+        // It is in the namespace.
+        self.ip.end();
         let path = format!("/run/netns/{}", self.name);
         if let Ok(name) = CString::new(path.as_str()) {
             // SAFETY: The kernel reads a string that ends with 0.
@@ -298,7 +305,7 @@ impl Pair {
         let number = next_number();
         let (c, s) = (format!("dc-c{number}"), format!("dc-s{number}"));
         let (c_mac, s_mac) = ("02:00:00:00:00:01", "02:00:00:00:00:02");
-        ip_batch(Command::new("ip"), &format!(
+        HOST.run(|| Command::new("ip"), &format!(
             "netns add {c}\nnetns add {s}\n\
              link add {CLIENT_DEV} address {c_mac} netns {c} type veth peer name {SERVER_DEV} address {s_mac} netns {s}"))?;
         let (client, server) = (Netns::open(&c)?, Netns::open(&s)?);
@@ -376,7 +383,7 @@ impl Tapped {
         let number = next_number();
         let [c, s, a] = ["c", "s", "a"].map(|end| format!("dc-{end}{number}"));
         let (to_client, to_server) = ("02:00:00:00:00:03", "02:00:00:00:00:04");
-        ip_batch(Command::new("ip"), &format!(
+        HOST.run(|| Command::new("ip"), &format!(
             "netns add {c}\nnetns add {s}\nnetns add {a}\n\
              link add {CLIENT_DEV} netns {c} type veth peer name {TO_CLIENT_DEV} address {to_client} netns {a}\n\
              link add {SERVER_DEV} netns {s} type veth peer name {TO_SERVER_DEV} address {to_server} netns {a}"))?;
@@ -425,26 +432,79 @@ impl Tapped {
     }
 }
 
-/// Runs ip on lines of commands.
-fn ip_batch(mut ip: Command, lines: &str) -> Result<()> {
-    let mut child = ip
-        .args(["-batch", "-"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("ip")?;
-    child
-        .stdin
-        .take()
-        .context("no stdin")?
-        .write_all(lines.as_bytes())?;
-    let output = child.wait_with_output()?;
-    ensure!(
-        output.status.success(),
-        "ip -batch: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
+/// ip(8) that waits for commands: with the test kernel, to start it takes a third of a second, which was most of what tests
+/// took. It is started for the first of them, and again after one that failed.
+struct Ip(Mutex<Option<Running>>);
+
+struct Running {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+/// The one of the namespace in which this program was started.
+static HOST: Ip = Ip::new();
+
+impl Ip {
+    const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// Runs lines of commands, which print nothing. `ip` is what to start.
+    fn run(&self, ip: impl FnOnce() -> Command, lines: &str) -> Result<()> {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = match slot.take() {
+            Some(running) => running,
+            None => Running::start(ip())?,
+        };
+        running.run(lines)?;
+        *slot = Some(running);
+        Ok(())
+    }
+
+    fn end(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Running {
+    fn start(mut ip: Command) -> Result<Self> {
+        let mut child = ip
+            .args(["-oneline", "-batch", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("ip")?;
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        Ok(Self {
+            child,
+            input: input.context("no stdin")?,
+            output: BufReader::new(output.context("no stdout")?),
+        })
+    }
+
+    fn run(&mut self, lines: &str) -> Result<()> {
+        // It ends with the first command that fails; the line of the last tells that none did.
+        let written = writeln!(self.input, "{lines}\nlink show dev lo");
+        let mut line = String::new();
+        self.output.read_line(&mut line).context("ip")?;
+        if line.is_empty() {
+            let mut error = String::new();
+            if let Some(mut stderr) = self.child.stderr.take() {
+                stderr.read_to_string(&mut error)?;
+            }
+            bail!("ip: {}: {lines}", error.trim());
+        }
+        written.context("ip")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// The output of a program that must succeed.

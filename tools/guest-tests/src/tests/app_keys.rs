@@ -20,9 +20,7 @@ use crate::capture::Capture;
 use crate::joinable::{limit_all, Joinable};
 use crate::kernel;
 use crate::mptcp::{self, Info};
-use crate::netns::{
-    output, Family, Mode, Netns, Pair, CLIENT_DEV, RAW_SERVER, SECOND_V4, SERVER_DEV,
-};
+use crate::netns::{output, Family, Mode, Pair, CLIENT_DEV, RAW_SERVER, SECOND_V4, SERVER_DEV};
 use crate::wire::{Segment, MP_JOIN, RST, SYN};
 use crate::{Scale, Test};
 
@@ -134,15 +132,10 @@ fn scene(family: Family) -> Result<Pair> {
         // Not for the first subflow, for which IPv6 else takes the newest.
         Family::V6 => format!("{CLIENT_SECOND_V6}/64 dev {CLIENT_DEV} nodad preferred_lft 0"),
     };
-    ip(&pair.client, &format!("addr add {second}"))?;
+    pair.client.ip([format!("addr add {second}")])?;
     pair.client.wait_for_v6()?;
     endpoint(&pair, family, "add")?;
     Ok(pair)
-}
-
-/// Runs a command of ip(8) in a namespace.
-fn ip(netns: &Netns, command: &str) -> Result<()> {
-    output(netns.command("ip").args(command.split(' '))).map(drop)
 }
 
 /// Adds or deletes the client's endpoint.
@@ -151,25 +144,18 @@ fn endpoint(pair: &Pair, family: Family, verb: &str) -> Result<()> {
         Family::V4 => SECOND_V4.to_string(),
         Family::V6 => CLIENT_SECOND_V6.to_owned(),
     };
-    ip(
-        &pair.client,
-        &match verb {
-            "add" => format!("mptcp endpoint add {address} dev {CLIENT_DEV} id 7 subflow"),
-            _ => "mptcp endpoint del id 7".to_owned(),
-        },
-    )
+    pair.client.ip([match verb {
+        "add" => format!("mptcp endpoint add {address} dev {CLIENT_DEV} id 7 subflow"),
+        _ => "mptcp endpoint del id 7".to_owned(),
+    }])
 }
 
 /// Lets the server announce another address.
 fn announce(pair: &Pair) -> Result<()> {
-    ip(
-        &pair.server,
-        &format!("addr add {SERVER_SECOND}/24 dev {SERVER_DEV}"),
-    )?;
-    ip(
-        &pair.server,
-        &format!("mptcp endpoint add {SERVER_SECOND} dev {SERVER_DEV} signal"),
-    )
+    pair.server.ip([
+        format!("addr add {SERVER_SECOND}/24 dev {SERVER_DEV}"),
+        format!("mptcp endpoint add {SERVER_SECOND} dev {SERVER_DEV} signal"),
+    ])
 }
 
 /// What asks a socket for external keys.

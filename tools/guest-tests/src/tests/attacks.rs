@@ -17,8 +17,8 @@ use crate::handshake::{Keys, Trace};
 use crate::joinable::{check_growth, limit_subflows, Joinable};
 use crate::mptcp::{self, Info};
 use crate::netns::{
-    output, Counters, Family, Pair, Tapped, CLIENT_DEV, RAW_CLIENT, SECOND_V4, SERVER_V4,
-    TO_CLIENT_DEV, TO_SERVER_DEV,
+    Counters, Family, Pair, Tapped, CLIENT_DEV, RAW_CLIENT, SECOND_V4, SERVER_V4, TO_CLIENT_DEV,
+    TO_SERVER_DEV,
 };
 use crate::raw::{RawPeer, ISN};
 use crate::wire::{self, mp_capable, Segment, ACK, FLAG_B, FLAG_H, MPTCP, MP_JOIN, SYN, V1, V15};
@@ -355,14 +355,10 @@ fn victim(pair: &Pair) -> Result<Joinable> {
 
 /// Adds or deletes the client's endpoint for a second subflow.
 fn endpoint(pair: &Pair, verb: &str) -> Result<()> {
-    let address = SECOND_V4.to_string();
-    let command = match verb {
-        "add" => vec![
-            "mptcp", "endpoint", "add", &address, "dev", CLIENT_DEV, "id", "7", "subflow",
-        ],
-        _ => vec!["mptcp", "endpoint", "del", "id", "7"],
-    };
-    output(pair.client.command("ip").args(command)).map(drop)
+    pair.client.ip([match verb {
+        "add" => format!("mptcp endpoint add {SECOND_V4} dev {CLIENT_DEV} id 7 subflow"),
+        _ => "mptcp endpoint del id 7".to_owned(),
+    }])
 }
 
 /// Both key fields, from the third ACK.
@@ -923,11 +919,7 @@ fn forged_address() -> Result<()> {
 
     let mut scene = Scene::new(Server::Stateful)?;
     let pair = &scene.tapped.pair;
-    output(
-        pair.client
-            .command("ip")
-            .args("mptcp limits set add_addr_accepted 4".split(' ')),
-    )?;
+    pair.client.ip(["mptcp limits set add_addr_accepted 4"])?;
     let address = Ipv4Addr::new(10, 9, 1, 1);
     let message = [&[ID], &address.octets()[..], &[0, 0]].concat();
     let (a, b) = (

@@ -68,23 +68,13 @@ fn pair(client: bool, server: bool) -> Result<Pair> {
     pair.server
         .set("mptcp_dc/derived_nonces", u8::from(server))?;
     // IPv6 shall not take it for anything else.
-    for (address, flags) in [
-        ("10.9.0.3/24", &[][..]),
-        ("fd09::3/64", &["nodad", "preferred_lft", "0"]),
-    ] {
-        output(
-            pair.client
-                .command("ip")
-                .args(["addr", "add", address, "dev", CLIENT_DEV])
-                .args(flags),
-        )?;
-    }
+    pair.client.ip([
+        format!("addr add 10.9.0.3/24 dev {CLIENT_DEV}"),
+        format!("addr add fd09::3/64 dev {CLIENT_DEV} nodad preferred_lft 0"),
+    ])?;
     pair.client.wait_for_v6()?;
     for end in pair.ends() {
-        output(
-            end.command("ip")
-                .args(["mptcp", "limits", "set", "subflows", "1"]),
-        )?;
+        end.ip(["mptcp limits set subflows 1"])?;
     }
     Ok(pair)
 }
@@ -95,12 +85,8 @@ fn join_from_now_on(pair: &Pair, family: Family) -> Result<()> {
         Family::V4 => "10.9.0.3",
         Family::V6 => "fd09::3",
     };
-    output(
-        pair.client
-            .command("ip")
-            .args(["mptcp", "endpoint", "add", address, "subflow"]),
-    )
-    .map(drop)
+    pair.client
+        .ip([format!("mptcp endpoint add {address} subflow")])
 }
 
 /// A connection past its handshake. Its listener still takes joins.

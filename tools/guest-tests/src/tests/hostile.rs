@@ -860,9 +860,8 @@ fn answer_joins(kind: Kind, mode: Mode, forms: &[Form]) -> Result<Vec<(Outcome, 
         .iter()
         .map(|_| connect(&pair, kind))
         .collect::<Result<Vec<_>>>()?;
-    let address = RAW_SERVER.to_string();
-    let announce = ["mptcp", "endpoint", "add", &address, "signal"];
-    output(pair.server.command("ip").args(announce))?;
+    pair.server
+        .ip([format!("mptcp endpoint add {RAW_SERVER} signal")])?;
 
     let mut outcomes = Vec::new();
     for (joinable, form) in joinables.iter().zip(forms) {

@@ -153,10 +153,11 @@ fn joins(at: ListenAt, timestamps: u8) -> Result<()> {
     )?;
     // The rest of the connection goes on over the new subflow alone.
     let old = match family {
-        Family::V4 => vec!["addr", "del", "10.9.0.1/24", "dev", CLIENT_DEV],
-        Family::V6 => vec!["addr", "del", "fd09::1/64", "dev", CLIENT_DEV],
+        Family::V4 => "10.9.0.1/24",
+        Family::V6 => "fd09::1/64",
     };
-    output(pair.client.command("ip").args(old))?;
+    pair.client
+        .ip([format!("addr del {old} dev {CLIENT_DEV}")])?;
     if family == Family::V4 {
         // It went with the primary address.
         let _ = pair.client.ip([add]);
@@ -194,20 +195,10 @@ fn bad_network() -> Result<String> {
     }
     let before = pair.server.counters()?;
     let start = Instant::now();
-    output(
-        pair.client
-            .command("ip")
-            .args(["addr", "add", "10.9.0.11/24", "dev", CLIENT_DEV]),
-    )?;
-    output(pair.client.command("ip").args([
-        "mptcp",
-        "endpoint",
-        "add",
-        "10.9.0.11",
-        "dev",
-        CLIENT_DEV,
-        "subflow",
-    ]))?;
+    pair.client.ip([
+        format!("addr add 10.9.0.11/24 dev {CLIENT_DEV}"),
+        format!("mptcp endpoint add 10.9.0.11 dev {CLIENT_DEV} subflow"),
+    ])?;
     let joined = || -> Result<usize> {
         joinables.iter().try_fold(0, |sum, joinable| {
             Ok(sum + usize::from(joinable.subflows()? == 1))

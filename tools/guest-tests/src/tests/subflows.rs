@@ -288,9 +288,7 @@ fn scene(mode: Mode) -> Result<Pair> {
 
 /// Runs `ip mptcp endpoint`.
 fn endpoint(netns: &Netns, command: &str) -> Result<()> {
-    let mut ip = netns.command("ip");
-    ip.args(["mptcp", "endpoint"]).args(command.split(' '));
-    output(&mut ip).map(drop)
+    netns.ip([format!("mptcp endpoint {command}")])
 }
 
 /// The subflows that have joined at client and server, when nothing changes anymore.
@@ -443,11 +441,7 @@ impl Lost {
         let reset = segments.iter().find(|s| s.flags & RST != 0);
         ensure!(reset.is_none(), "reset: {}", reset.context("")?);
         // All goes over the new subflow when the first is gone.
-        output(
-            pair.client
-                .command("ip")
-                .args(["mptcp", "endpoint", "delete", "id", "0", "10.9.0.1"]),
-        )?;
+        endpoint(&pair.client, "delete id 0 10.9.0.1")?;
         joinable.exchange().context("over the new subflow")
     }
 }
