@@ -270,6 +270,7 @@ impl Chart {
         let mut builder = ChartBuilder::on(area);
         builder
             .margin_right(20)
+            .margin_bottom(10)
             .x_label_area_size(44)
             .y_label_area_size(90);
         let from = scale(least) - if log { 0.15 } else { 0.0 };

@@ -5,7 +5,7 @@
 //! the other (RPS). All that is compared is measured in turn, within a round.
 
 use std::fs;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 
@@ -125,8 +125,19 @@ impl Busy {
     fn now() -> Result<Self> {
         /// `idle` and `iowait` (proc_stat(5)), in hundredths of a second.
         const IDLE: [usize; 2] = [4, 5];
-        let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
-        let at = Instant::now();
+        /// If it takes longer to read, it is not known when it was true: the host takes the CPU away at times.
+        const AT_ONCE: Duration = Duration::from_millis(20);
+        const TRIES: u32 = 100;
+        let read = || -> Result<_> {
+            let start = Instant::now();
+            let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+            let took = start.elapsed();
+            Ok((took < AT_ONCE).then_some((start + took / 2, text)))
+        };
+        let mut tries = (0..TRIES).map(|_| read());
+        let (at, text) = tries
+            .find_map(Result::transpose)
+            .context("the host has no CPU for the guest: /proc/stat is never read at once")??;
         let idle = |cpu: usize| -> Result<f64> {
             let name = format!("cpu{cpu} ");
             let line = text.lines().find(|line| line.starts_with(&name));

@@ -178,7 +178,7 @@ fn run() -> Result<bool> {
     let mut total = Tally::default();
     let mut summary = String::new();
     for group in suites {
-        for Outcomes {
+        for Ended {
             name,
             tally,
             seconds,
@@ -199,14 +199,14 @@ fn run() -> Result<bool> {
 }
 
 /// What came of a suite.
-struct Outcomes {
+struct Ended {
     name: String,
     tally: Tally,
     seconds: f64,
 }
 
 /// Runs suites side by side. The first's output is passed on as it comes, that of the others when all before have ended.
-fn run_group(group: Vec<Suite>) -> Vec<Outcomes> {
+fn run_group(group: Vec<Suite>) -> Vec<Ended> {
     thread::scope(|scope| {
         let mut suites = group.into_iter();
         let first = suites.next();
@@ -214,8 +214,8 @@ fn run_group(group: Vec<Suite>) -> Vec<Outcomes> {
             .map(|suite| {
                 scope.spawn(move || {
                     let mut lines = vec![];
-                    let outcomes = suite.run(|line| lines.push(line.to_owned()));
-                    (outcomes, lines)
+                    let ended = suite.run(|line| lines.push(line.to_owned()));
+                    (ended, lines)
                 })
             })
             .collect();
@@ -224,9 +224,9 @@ fn run_group(group: Vec<Suite>) -> Vec<Outcomes> {
             .into_iter()
             .collect();
         for other in others {
-            let (outcomes, lines) = other.join().unwrap_or_else(|panic| resume_unwind(panic));
+            let (ended, lines) = other.join().unwrap_or_else(|panic| resume_unwind(panic));
             lines.iter().for_each(|line| println!("{line}"));
-            all.push(outcomes);
+            all.push(ended);
         }
         all
     })
@@ -234,7 +234,7 @@ fn run_group(group: Vec<Suite>) -> Vec<Outcomes> {
 
 impl Suite {
     /// Runs it, passing its output to `show`.
-    fn run(mut self, mut show: impl FnMut(&str)) -> Outcomes {
+    fn run(mut self, mut show: impl FnMut(&str)) -> Ended {
         show(&format!("# suite {}", self.name));
         let start = Instant::now();
         let tally = self.try_run(show).unwrap_or_else(|error| Tally {
@@ -242,7 +242,7 @@ impl Suite {
             bad: vec![format!("not run: {error:#}")],
             ..Tally::default()
         });
-        Outcomes {
+        Ended {
             name: self.name,
             tally,
             seconds: start.elapsed().as_secs_f64(),
