@@ -5,24 +5,9 @@ needs="root kernel"
 uses="LLVM_VERSION"
 sources=".config.fragment"
 
-# Directories whose code never touches what the module allocates or hooks. To leave out KASAN and UBSAN there, and debug
-# information, of which BTF is made, where no BTF is needed, compiles a third sooner.
-unchecked='arch/% block block/% drivers/% fs/ext4 fs/iomap fs/jbd2 fs/overlayfs kernel/bpf mm'
-unnamed='arch/% block block/% drivers/% fs/ext4 fs/iomap fs/jbd2 fs/overlayfs'
-
-# What the others use of $out: the whole as KDIR; vmlinux; installed/lib/modules/RELEASE; the command make, as all here was
-# made: with other flags all would be compiled again.
+# What the others use of $out: the whole as KDIR; vmlinux; installed/lib/modules/RELEASE.
 produce() {
-	# make expands what no Makefile changes where it is used: $(obj) is the directory there.
-	cat >"$out/make" <<-SCRIPT
-	#!/bin/sh
-	export KASAN_SANITIZE='\$(if \$(filter-out drivers/net,\$(filter $unchecked,\$(obj))),n)'
-	export UBSAN_SANITIZE="\$KASAN_SANITIZE"
-	exec make -C '$dir_kernel/source' O='$out' LLVM=-$LLVM_VERSION \\
-		CFLAGS_KERNEL='\$(if \$(filter $unnamed,\$(obj)),-g0)' -j$jobs "\$@"
-	SCRIPT
-	chmod +x "$out/make"
-	local -a make=(in_root "$out/make")
+	local -a make=(in_root make -C "$dir_kernel/source" O="$out" LLVM="-$LLVM_VERSION" -j"$jobs")
 	"${make[@]}" tinyconfig
 	cat "$tree/.config.fragment" >>"$out/.config"
 	"${make[@]}" olddefconfig
