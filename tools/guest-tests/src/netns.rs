@@ -432,8 +432,8 @@ impl Tapped {
     }
 }
 
-/// ip(8) that waits for commands: with the test kernel, to start it takes a third of a second, which was most of what tests
-/// took. It is started for the first of them, and again after one that failed.
+/// ip(8) that waits for commands: to start it takes the test kernel longer than what it is started for. It is started for the
+/// first of them, and again after one that failed.
 struct Ip(Mutex<Option<Running>>);
 
 struct Running {
