@@ -7,8 +7,8 @@ live=yes
 
 # $out/libcount.so; dynamic, because QEMU loads it
 produce() {
-	in_root cargo build --locked --release --manifest-path "$tree/tools/Cargo.toml" --package count \
-		--target-dir "$dir_cargo"
-	cp "$dir_cargo/release/libcount.so" "$out/.new"
+	(cd "$tree" && RUSTFLAGS='' in_root cargo build --locked --release --manifest-path tools/Cargo.toml --package count \
+		--target x86_64-unknown-linux-gnu --target-dir "$dir_cargo")
+	cp "$dir_cargo/x86_64-unknown-linux-gnu/release/libcount.so" "$out/.new"
 	mv "$out/.new" "$out/libcount.so"
 }

@@ -7,5 +7,5 @@ live=yes
 
 # As stage tools.
 produce() {
-	build_programs --package vm --bins
+	build_programs --package vm
 }

@@ -243,6 +243,8 @@ fn kernel_arguments(options: &Options) -> String {
         // older tables as well; only the timer that the TSC is measured with must be named. The rest is devices
         // that nobody uses, hundreds of them.
         words.push("acpi=off pmtmr=0x608 pty.legacy_count=0 i8042.nokbd i8042.noaux");
+        // Nothing is speculated under emulation, and what keeps from it costs. Debian's kernel is tested with it.
+        words.push("mitigations=off");
         // Caches with a debug option have no per-CPU sheaves, whose stale pointers hide leaks from kmemleak.
         words.push("slab_debug=F");
     }
