@@ -2,6 +2,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 about="what a guest boots: the test kernel, with a field more in struct mptcp_sock"
 needs="root kernel kbuild-test boot-test"
+uses="LLVM_VERSION"
 
 # The modules are the test kernel's own, as they are: the kernel's release and its other structures are the same.
 #
@@ -19,8 +20,8 @@ produce() {
 	in_root bash -ec '
 		mount --bind "$1/objects" "$2"
 		mount --bind "$1/protocol.h" "$3/$4"
-		exec "$2/make" vmlinux
-	' moved "$out" "$dir_kbuild_test" "$source" "$header"
+		exec make -C "$3" O="$2" "${@:5}" vmlinux
+	' moved "$out" "$dir_kbuild_test" "$source" "$header" LLVM="-$LLVM_VERSION" -j"$jobs"
 
 	in_root objcopy --strip-debug "$out/objects/vmlinux" "$out/kernel"
 	rm -r "$out/objects"
