@@ -107,7 +107,8 @@ proptest! {
 
     #[test]
     fn a_syn_is_read_the_same_where_it_is_known_to_be(bytes in nearly_an_option()) {
-        prop_assert_eq!(syn_at(&bytes), parse(Segment::Syn, &bytes).ok());
+        let usual = parse(Segment::Syn, &bytes).ok().filter(|repr| !repr.features.external);
+        prop_assert_eq!(syn_at(&bytes), usual);
     }
 
     #[test]

@@ -98,14 +98,20 @@ impl Flags {
         self.0 & flag != 0
     }
 
-    /// What the flags say, if an option in `segment` can have them.
+    /// What the flags say of what a host may choose.
     #[inline]
-    fn features(self, segment: Segment) -> Result<Features, Error> {
-        let features = Features {
+    const fn chosen(self) -> Features {
+        Features {
             checksum: self.has(Self::CHECKSUM),
             external: self.has(Self::EXTERNAL),
             deny_join: self.has(Self::DENY_JOIN),
-        };
+        }
+    }
+
+    /// The same, if an option in `segment` can have these flags.
+    #[inline]
+    fn features(self, segment: Segment) -> Result<Features, Error> {
+        let features = self.chosen();
         if Self::new(segment, features) == self {
             Ok(features)
         } else {
@@ -415,25 +421,33 @@ pub enum Received {
     Standard,
 }
 
-/// The option that `bytes` begin with, if it is one of version 15 that a SYN can have.
+/// The option that `bytes` begin with, if it is one of version 15 that a SYN can have and wants no external keys.
 ///
 /// [`find`] says the same of it, in more steps; this is for a server that knows where it is.
 #[inline(always)]
 pub fn syn_at(bytes: &[u8]) -> Option<MpCapableRepr> {
     const FIRST: u8 = (subtype::MP_CAPABLE << 4) | DC_VERSION;
 
-    let (&[KIND, length, FIRST, flags], rest) = bytes.split_first_chunk()? else {
+    let &[KIND, length, FIRST, flags] = bytes.first_chunk()? else {
         return None;
     };
     let body = match usize::from(length) {
         len::COMPACT => Body::Compact,
-        len::KEY => Body::Key {
-            sender: KeyField::from_wire(*rest.first_chunk()?)?,
-        },
+        len::KEY => {
+            let &[_, _, _, _, ref sender @ ..] = bytes.first_chunk::<{ len::KEY }>()?;
+            Body::Key {
+                sender: KeyField::from_wire(*sender)?,
+            }
+        }
         _ => return None,
     };
-    Some(MpCapableRepr {
-        features: Flags(flags).features(Segment::Syn).ok()?,
+    let flags = Flags(flags);
+    // In a SYN, all that have no B are as the stock kernel's.
+    flags.standard().then_some(MpCapableRepr {
+        features: Features {
+            external: false,
+            ..flags.chosen()
+        },
         body,
     })
 }
