@@ -33,7 +33,7 @@ test: ## every test of this project, on both kernels
 test-quick: ## the tests that take seconds, and a short run in one guest
 	@scripts/test --quick
 
-test-upstream: ## the kernel's own MPTCP selftests, with and without the module, larger transfers
+test-upstream: ## all of the kernel's own MPTCP selftests, with and without the module; for hours
 	@scripts/upstream --full
 
 bench: ## costs, floods, a full table, checks of the cipher; BENCH=NAME: only that one of scripts/bench --help

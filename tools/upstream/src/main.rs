@@ -35,7 +35,7 @@ Runs the MPTCP selftests of the kernel's source on Debian's kernel: without the 
 and idle, and with derived_nonces=1 and then lowoverhead=2 in every network namespace that they make. Each subtest
 must have the same verdict every time. Prints TAP, a line for each script in each setup; any difference fails.
 
-  --full           every script that the module must not disturb, with larger transfers
+  --full           every script, with larger transfers: for hours
   --test='SCRIPT [ARGUMENT]...'
                    only this, of all that --list shows; may be repeated
   --setup=NAME     only stock and this one, idle, derived or offer; may be repeated
@@ -86,7 +86,7 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<u8> {
             Long("jobs") => jobs = parser.value()?.parse()?,
             Long("list") => {
                 list = true;
-                size = Size::Named;
+                size = Size::Full;
             }
             Long("logs") => logs = Some(PathBuf::from(parser.value()?)),
             Long("setup") => setups.push(parser.value()?.parse()?),

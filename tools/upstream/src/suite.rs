@@ -84,15 +84,13 @@ impl fmt::Display for Test {
     }
 }
 
-/// How much is run; a larger size holds the smaller ones.
+/// How much is run; the larger size holds the smaller one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Size {
-    /// Part of every test run.
+    /// What takes minutes.
     Quick,
-    /// All that the module must not disturb.
+    /// Every script of the selftests, with larger transfers: hours under emulation.
     Full,
-    /// What is run only by its name: minutes on a fast machine, an hour under emulation.
-    Named,
 }
 
 /// A script, and the runs that it belongs to.
@@ -177,9 +175,9 @@ const ENTRIES: &[Entry] = &[
     connect("mptcp_connect_mmap.sh", Size::Full),
     connect("mptcp_connect_sendfile.sh", Size::Full),
     connect("mptcp_connect_splice.sh", Size::Full),
-    entry("userspace_pm.sh", Size::Named, minutes(10)),
-    entry("simult_flows.sh", Size::Named, minutes(20)),
-    entry("mptcp_join.sh", Size::Named, minutes(90)),
+    entry("userspace_pm.sh", Size::Full, minutes(10)),
+    entry("simult_flows.sh", Size::Full, minutes(20)),
+    entry("mptcp_join.sh", Size::Full, minutes(90)),
 ];
 
 /// A subtest whose verdict differs from the stock kernel's, and should.
@@ -200,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_test_survives_being_passed_to_the_guest() {
-        for size in [Size::Quick, Size::Full, Size::Named] {
+        for size in [Size::Quick, Size::Full] {
             for test in tests(size) {
                 assert_eq!(named(&test.to_string(), Size::Quick), Some(test));
             }
