@@ -19,9 +19,9 @@ produce() {
 	version=$KERNEL_VERSION
 	if ! in_root apt-cache show "linux-headers-$release=$version" >/dev/null 2>&1; then
 		version=$(newest_version)
-		[ -n "$version" ] || die "the archive has no linux-source-$KERNEL_SERIES in $SUITE-backports"
+		[ -n "$version" ] || die "the archive no longer has linux-source-$KERNEL_SERIES in $SUITE-backports:" \
+			"set KERNEL_SERIES and KERNEL_VERSION in scripts/versions to what it has"
 		release=$(kernel_release "$version")
-		echo "NOTE: the archive no longer has $KERNEL_VERSION; taking $version"
 		say "kernel: the archive no longer has $KERNEL_VERSION, taking $version of the same series"
 	fi
 	printf '%s\n' "$release" >"$out/release"
