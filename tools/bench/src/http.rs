@@ -36,10 +36,6 @@ pub const SUBFLOWS: [usize; 4] = [1, 2, 4, 8];
 const CHECKED: usize = 4;
 const OF_LIMIT: f64 = 95.0;
 
-/// Where scripts/bench puts the live patch of tools/bench/emptied.
-const PATCH: &str = "/usr/lib/dc_emptied.ko";
-const PATCHED: &str = "/sys/kernel/livepatch/dc_emptied";
-
 /// TIME-WAIT, and some.
 const FORGET: u64 = 70;
 
@@ -50,8 +46,7 @@ pub enum Mode {
     /// MPTCP of the stock kernel.
     Regular,
     LowOverhead,
-    /// MPTCP of the stock kernel, whose hash functions do next to nothing but pass through livepatch: about what there is to
-    /// gain.
+    /// MPTCP of the stock kernel without its hashes: about what there is to gain.
     Emptied,
 }
 
@@ -67,11 +62,12 @@ impl Mode {
         }
     }
 
-    /// Loads the module or unloads it, as the mode wants it, and lets the guest calm down.
+    /// Brings the kernel into the state that the mode wants, and lets the guest calm down.
     pub fn establish(self, net: &Net) -> Result<()> {
         match self {
             Self::LowOverhead => State::Loaded(2),
-            _ => State::Absent,
+            Self::Emptied => State::Emptied,
+            Self::Tcp | Self::Regular => State::Absent,
         }
         .establish(net)
     }
@@ -91,7 +87,6 @@ pub fn run(amount: Amount, module: bool) -> Result<Report> {
         if mode == Mode::LowOverhead && !module {
             continue;
         }
-        let _patch = (mode == Mode::Emptied).then(Patch::load).transpose()?;
         mode.establish(&net)?;
         let server = Server::start(&net.server, &dir, mode != Mode::Tcp, None)?;
         for subflows in SUBFLOWS {
@@ -395,45 +390,6 @@ pub fn tempdir() -> Result<String> {
     fs::create_dir_all(&dir).context("a directory below /tmp")?;
     fs::write(format!("{dir}/file"), vec![b'x'; SIZE])?;
     Ok(dir)
-}
-
-/// The live patch, until it is dropped.
-struct Patch;
-
-impl Patch {
-    fn load() -> Result<Self> {
-        net::run(&["insmod", PATCH])?;
-        let patch = Self;
-        settled(|| fs::read_to_string(format!("{PATCHED}/transition")).is_ok_and(|t| t == "0\n"))?;
-        Ok(patch)
-    }
-
-    fn remove() -> Result<()> {
-        fs::write(format!("{PATCHED}/enabled"), "0").context(PATCHED)?;
-        settled(|| !fs::exists(PATCHED).unwrap_or(true))?;
-        net::run(&["rmmod", "dc_emptied"])
-    }
-}
-
-impl Drop for Patch {
-    fn drop(&mut self) {
-        if let Err(error) = Self::remove() {
-            eprintln!("dc-bench: the live patch stays: {error:#}");
-        }
-    }
-}
-
-/// Waits until livepatch is done.
-fn settled(done: impl Fn() -> bool) -> Result<()> {
-    let start = Instant::now();
-    while !done() {
-        ensure!(
-            start.elapsed() < Duration::from_secs(120),
-            "livepatch is not done after two minutes"
-        );
-        sleep(Duration::from_millis(500));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

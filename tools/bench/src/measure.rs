@@ -9,7 +9,10 @@ use anyhow::Result;
 
 use crate::clock;
 use crate::mark;
-use crate::net::{load_module, module_is_loaded, unload_module, Net};
+use crate::net::{
+    empty_hashes, hashes_are_emptied, load_module, module_is_loaded, restore_hashes, unload_module,
+    Net,
+};
 use crate::report::{median, Case};
 
 /// How much is measured.
@@ -27,14 +30,16 @@ pub struct Amount {
     pub symbols: bool,
 }
 
-/// The module, and the sysctl `net.mptcp_dc.lowoverhead` of both namespaces.
+/// The module, and its sysctls in both namespaces.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// It is not loaded.
     Absent,
     /// It was unloaded: this should cost what `Absent` does.
     Removed,
-    /// It is loaded, with that setting.
+    /// It is not loaded, and the stock kernel's hash functions do next to nothing but pass through livepatch.
+    Emptied,
+    /// It is loaded, with that setting of `lowoverhead`.
     Loaded(u32),
     /// It is loaded, `lowoverhead` is 0 and `derived_nonces` is 1.
     Derived,
@@ -46,6 +51,7 @@ impl State {
         match self {
             Self::Absent => "absent".to_owned(),
             Self::Removed => "removed again".to_owned(),
+            Self::Emptied => "hashes emptied".to_owned(),
             Self::Loaded(mode) => format!("lowoverhead={mode}"),
             Self::Derived => "derived_nonces=1".to_owned(),
         }
@@ -53,10 +59,17 @@ impl State {
 
     /// Makes it so, and lets the guest calm down.
     pub fn establish(self, net: &Net) -> Result<()> {
+        // Neither the module nor the live patch takes a function that the other has.
+        if self != Self::Emptied && hashes_are_emptied() {
+            restore_hashes()?;
+        }
         match self {
-            Self::Absent | Self::Removed => {
+            Self::Absent | Self::Removed | Self::Emptied => {
                 if module_is_loaded() {
                     unload_module()?;
+                }
+                if self == Self::Emptied && !hashes_are_emptied() {
+                    empty_hashes()?;
                 }
             }
             Self::Loaded(_) | Self::Derived => {

@@ -16,7 +16,8 @@ use std::mem::size_of;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use rustix::net::netdevice::name_to_index;
@@ -278,6 +279,41 @@ pub fn unload_module() -> Result<()> {
 /// Whether the module is loaded.
 pub fn module_is_loaded() -> bool {
     fs::exists("/sys/module/mptcp_dc").unwrap_or(false)
+}
+
+/// Where scripts/bench puts the live patch of tools/bench/emptied.
+const PATCH: &str = "/usr/lib/dc_emptied.ko";
+const PATCHED: &str = "/sys/kernel/livepatch/dc_emptied";
+
+/// Puts next to nothing in the place of the stock kernel's hash functions.
+pub fn empty_hashes() -> Result<()> {
+    run(&["insmod", PATCH])?;
+    settled(|| fs::read_to_string(format!("{PATCHED}/transition")).is_ok_and(|t| t == "0\n"))
+}
+
+/// Brings the hash functions back.
+pub fn restore_hashes() -> Result<()> {
+    fs::write(format!("{PATCHED}/enabled"), "0").context(PATCHED)?;
+    settled(|| !hashes_are_emptied())?;
+    run(&["rmmod", "dc_emptied"])
+}
+
+/// Whether the hash functions are emptied.
+pub fn hashes_are_emptied() -> bool {
+    fs::exists(PATCHED).unwrap_or(false)
+}
+
+/// Waits until livepatch is done.
+fn settled(done: impl Fn() -> bool) -> Result<()> {
+    let start = Instant::now();
+    while !done() {
+        ensure!(
+            start.elapsed() < Duration::from_secs(120),
+            "livepatch is not done after two minutes"
+        );
+        sleep(Duration::from_millis(500));
+    }
+    Ok(())
 }
 
 /// A listening socket in the present namespace.
