@@ -33,7 +33,8 @@ Usage: scripts/upstream [OPTION]...
 
 Runs the MPTCP selftests of the kernel's source on Debian's kernel: without the module, with the module loaded
 and idle, and with derived_nonces=1 and then lowoverhead=2 in every network namespace that they make. Each subtest
-must have the same verdict every time. Prints TAP, a line for each script in each setup; any difference fails.
+must have the same verdict every time. Prints TAP, a line for each script in each setup; any difference fails,
+unless the kernel without the module comes to the same verdict when it runs the script again, five times at most.
 
   --full           every script, with larger transfers: for hours
   --test='SCRIPT [ARGUMENT]...'

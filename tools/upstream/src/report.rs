@@ -31,6 +31,62 @@ pub struct Session {
     pub vm: i32,
 }
 
+/// What the stock kernel made of the tests: of each, its first run, and those that followed to see whether it always
+/// gives the same verdicts. (The kernel's scripts have subtests that it passes and fails by turns.)
+pub struct Stock {
+    runs: Vec<Vec<Outcome>>,
+}
+
+impl Stock {
+    pub fn new(session: &Session, tests: &[Test]) -> Self {
+        let run = |i| session.outcomes.get(i).cloned();
+        Self {
+            runs: (0..tests.len())
+                .map(|i| run(i).into_iter().collect())
+                .collect(),
+        }
+    }
+
+    /// Adds one more run of the test with number `i`.
+    pub fn push(&mut self, i: usize, outcome: Outcome) {
+        self.runs[i].push(outcome);
+    }
+
+    /// The subtests of the first run of the test with number `i`.
+    fn first(&self, i: usize) -> Option<&[Subtest]> {
+        self.runs[i].first()?.results.complete()
+    }
+
+    /// Whether one more run could tell that a fault is none: a verdict that the stock kernel hasn't given to
+    /// this test with number `i`, or its own failure.
+    pub fn is_in_doubt(&self, i: usize, setup: Setup, session: &Session) -> bool {
+        let here = session.outcomes.get(i).and_then(|it| it.results.complete());
+        let (Some(first), Some(here)) = (self.first(i), here) else {
+            return false;
+        };
+        let (fails, differs) = (failures(first), differences(first, here));
+        if setup == Setup::Stock {
+            fails
+                .into_iter()
+                .any(|it| self.tally(i, &it.name, Verdict::Pass).is_none())
+        } else {
+            differs.into_iter().any(|it| self.gave(i, &it).is_none())
+        }
+    }
+
+    /// How often the stock kernel gave the subtest this verdict, of how many times, if it ever did.
+    fn tally(&self, i: usize, name: &str, verdict: Verdict) -> Option<String> {
+        let runs = self.runs[i].iter().filter_map(|run| run.results.complete());
+        let verdicts: Vec<_> = runs.filter_map(|run| find(run, name)).collect();
+        let count = verdicts.iter().filter(|it| **it == verdict).count();
+        (count > 0).then(|| format!("{verdict} {count} of {} times", verdicts.len()))
+    }
+
+    fn gave(&self, i: usize, difference: &Difference<'_>) -> Option<String> {
+        self.tally(i, difference.name, difference.here?)
+    }
+}
+
 /// Points of a report on these setups.
 pub fn points(setups: &[Setup], tests: &[Test]) -> usize {
     setups
@@ -67,7 +123,7 @@ impl<W: Write> Report<W> {
         setup: Setup,
         tests: &[Test],
         session: &Session,
-        stock: &Session,
+        stock: &Stock,
         exceptions: &[Exception],
     ) -> Result<()> {
         for (i, test) in tests.iter().enumerate() {
@@ -169,13 +225,13 @@ impl Judgement {
 }
 
 /// Judges the test with number `i`. The stock kernel must pass everything, skip nothing; the other setups must do
-/// as it did, save the exceptions, and each exception must be one.
+/// as it did, in one of its runs, save the exceptions, and each exception must be one.
 fn judge(
     setup: Setup,
     test: &Test,
     i: usize,
     session: &Session,
-    stock: &Session,
+    stock: &Stock,
     exceptions: &[Exception],
 ) -> Judgement {
     let Some(outcome) = session.outcomes.get(i) else {
@@ -192,40 +248,55 @@ fn judge(
         notes: vec![format!("{} subtests", subtests.len())],
     };
     if setup == Setup::Stock {
-        let failures = subtests
-            .iter()
-            .filter(|subtest| subtest.verdict != Verdict::Pass);
-        judgement
-            .faults
-            .extend(failures.map(|subtest| format!("{}: {}", subtest.name, subtest.verdict)));
+        for failure in failures(subtests) {
+            let text = format!("{}: {}", failure.name, failure.verdict);
+            match stock.tally(i, &failure.name, Verdict::Pass) {
+                Some(tally) => judgement.notes.push(format!("{text} (again: {tally})")),
+                None => judgement.faults.push(text),
+            }
+        }
         return judgement;
     }
-    let Some(stock) = stock
-        .outcomes
-        .get(i)
-        .and_then(|outcome| outcome.results.complete())
-    else {
+    let Some(first) = stock.first(i) else {
         return Judgement::fault("the stock kernel has no verdicts to compare with");
     };
     let known: Vec<&Exception> = exceptions
         .iter()
         .filter(|exception| exception.setup == setup && exception.script == test.script)
         .collect();
-    for difference in differences(stock, subtests) {
-        match known.iter().find(|known| known.subtest == difference.name) {
-            Some(known) => judgement
+    for difference in differences(first, subtests) {
+        let excused = known.iter().find(|known| known.subtest == difference.name);
+        if let Some(known) = excused {
+            let note = format!("{difference} (expected: {})", known.reason);
+            judgement.notes.push(note);
+        } else if let Some(tally) = stock.gave(i, &difference) {
+            judgement
                 .notes
-                .push(format!("{difference} (expected: {})", known.reason)),
-            None => judgement.faults.push(difference.to_string()),
+                .push(format!("{difference} (again: {tally})"));
+        } else {
+            judgement.faults.push(difference.to_string());
         }
     }
     let needless = known
         .iter()
-        .filter(|known| differences(stock, subtests).all(|it| it.name != known.subtest));
+        .filter(|known| differences(first, subtests).all(|it| it.name != known.subtest));
     judgement.faults.extend(
         needless.map(|known| format!("{}: listed as an exception, but is none", known.subtest)),
     );
     judgement
+}
+
+fn failures(subtests: &[Subtest]) -> impl Iterator<Item = &Subtest> {
+    subtests
+        .iter()
+        .filter(|subtest| subtest.verdict != Verdict::Pass)
+}
+
+fn find(subtests: &[Subtest], name: &str) -> Option<Verdict> {
+    subtests
+        .iter()
+        .find(|subtest| subtest.name == name)
+        .map(|subtest| subtest.verdict)
 }
 
 /// A subtest with another verdict than on the stock kernel; `None`: it did not run.
@@ -252,11 +323,6 @@ fn differences<'a>(
     stock: &'a [Subtest],
     here: &'a [Subtest],
 ) -> impl Iterator<Item = Difference<'a>> {
-    let find = |list: &[Subtest], name: &str| {
-        list.iter()
-            .find(|subtest| subtest.name == name)
-            .map(|subtest| subtest.verdict)
-    };
     let more = here
         .iter()
         .filter(move |subtest| find(stock, &subtest.name).is_none());
@@ -294,8 +360,40 @@ mod tests {
             outcomes: vec![outcome.clone()],
             ..Session::default()
         };
-        let test = named("diag.sh", Size::Full).unwrap();
-        judge(setup, &test, 0, &session(here), &session(stock), known).faults
+        let tests = [named("diag.sh", Size::Full).unwrap()];
+        let stock = Stock::new(&session(stock), &tests);
+        judge(setup, &tests[0], 0, &session(here), &stock, known).faults
+    }
+
+    #[test]
+    fn what_the_stock_kernel_does_by_turns_is_no_fault() {
+        let tests = [named("diag.sh", Size::Full).unwrap()];
+        let session = |outcomes: &[(&str, bool)]| Session {
+            outcomes: vec![outcome(outcomes)],
+            ..Session::default()
+        };
+        let (passed, failed) = (session(&[("a", true)]), session(&[("a", false)]));
+        let faults = |setup, session, stock: &Stock| {
+            judge(setup, &tests[0], 0, session, stock, &[]).faults.len()
+        };
+        for (first, second, setup) in [
+            (&passed, &failed, Setup::Idle),
+            (&failed, &passed, Setup::Stock),
+        ] {
+            let mut stock = Stock::new(first, &tests);
+            assert!(stock.is_in_doubt(0, setup, &failed));
+            assert_eq!(faults(setup, &failed, &stock), 1);
+            stock.push(0, first.outcomes[0].clone());
+            assert!(stock.is_in_doubt(0, setup, &failed));
+            assert_eq!(faults(setup, &failed, &stock), 1);
+            stock.push(0, second.outcomes[0].clone());
+            assert!(!stock.is_in_doubt(0, setup, &failed));
+            assert_eq!(faults(setup, &failed, &stock), 0);
+        }
+        // Nothing to be told by more runs.
+        let stock = Stock::new(&passed, &tests);
+        assert!(!stock.is_in_doubt(0, Setup::Idle, &passed));
+        assert!(!stock.is_in_doubt(0, Setup::Idle, &Session::default()));
     }
 
     #[test]
@@ -359,8 +457,8 @@ mod tests {
             let counters = counts.iter().map(|&(name, n)| (name.to_owned(), n));
             session.counters.extend(counters);
             let mut report = Report::new(Vec::new(), points(&[setup], &[])).unwrap();
-            let none = Session::default();
-            report.session(setup, &[], &session, &none, &[]).unwrap();
+            let stock = Stock::new(&session, &[]);
+            report.session(setup, &[], &session, &stock, &[]).unwrap();
             report.finish().unwrap()
         };
         let names: Vec<_> = Setup::ALL.into_iter().filter_map(Setup::counter).collect();
@@ -384,8 +482,9 @@ mod tests {
         let setups = [Setup::Stock];
         let none = Session::default();
         let mut report = Report::new(&mut out, points(&setups, &tests)).unwrap();
+        let stock = Stock::new(&none, &tests);
         report
-            .session(Setup::Stock, &tests, &none, &none, &[])
+            .session(Setup::Stock, &tests, &none, &stock, &[])
             .unwrap();
         assert_eq!(report.finish().unwrap(), 1);
         let text = String::from_utf8(out).unwrap();
