@@ -14,6 +14,8 @@
 //! - `IPMODIFY` makes a hook exclusive: with a live patch on the same function, installing fails
 //!   with `EBUSY` and the function is named. Where `kernel.ftrace_enabled` can still be
 //!   set to 0, `PERMANENT` refuses that; Linux 7.3 refuses it anyway.
+//! - A replacement gets the hooked function's own arguments, and nothing else. Others hook the same functions: a
+//!   BPF trampoline runs between our callback and the replacement, and keeps no other register.
 //! - Rust functions have no `__fentry__`, so nothing that a predicate runs in Rust can be traced.
 //! - [`Group::remove`] returns when no CPU and no task is in a callback or replacement anymore.
 //!   Replacements may be preempted but must not sleep, except under a [`Sleeping`].
@@ -69,18 +71,6 @@ impl Call<'_> {
     fn regs(&self) -> &pt_regs {
         // SAFETY: By the type's invariant.
         unsafe { self.regs.as_ref() }
-    }
-
-    /// Leaves what the predicate found to the replacement of a function that has three arguments, as a fourth and
-    /// a fifth: ftrace restores the registers of all arguments that there can be.
-    #[inline(always)]
-    pub(crate) fn hand_over(self, found: &[u8]) {
-        let regs = self.regs.as_ptr();
-        // SAFETY: By the type's invariant.
-        unsafe {
-            (&raw mut (*regs).cx).write(found.as_ptr() as usize);
-            (&raw mut (*regs).r8).write(found.len());
-        }
     }
 
     /// Sends the call to `replacement`.

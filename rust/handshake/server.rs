@@ -73,12 +73,11 @@ impl Hook for CheckReq {
     fn glance(call: Call<'_>) -> Option<bool> {
         // SAFETY: The packet, which lives, is the third argument.
         let packet = unsafe { Packet::live(call.arg2()) };
-        let Some(options) = first_in_syn(packet.options()) else {
-            return Some(false);
-        };
-        // Where the others begin, too; mostly it is the last.
-        call.hand_over(options);
-        is_ours(options).then_some(true)
+        match first_in_syn(packet.options()) {
+            Some(options) if is_ours(options) => Some(true),
+            Some(_) => None,
+            None => Some(false),
+        }
     }
 
     fn takes(call: Call<'_>) -> bool {
@@ -93,19 +92,19 @@ impl Hook for CheckReq {
 
 /// # Safety
 ///
-/// The first three arguments must be those of `subflow_check_req()`; the others, address and length of the packet's
-/// options from the first of MPTCP's on.
+/// The arguments must be those of `subflow_check_req()`.
 unsafe extern "C" fn check_req(
     req: *mut request_sock,
     listener: *const sock,
     skb: *mut sk_buff,
-    options: *const u8,
-    length: usize,
 ) -> c_int {
     // SAFETY: By this function's requirement.
-    let options = unsafe { core::slice::from_raw_parts(options, length) };
-    // SAFETY: By this function's requirement.
-    let taken = unsafe { take_syn(req, listener, skb, options) };
+    let packet = unsafe { Packet::live(skb) };
+    // What the glance found is looked for again: others may hook this function, too, and between the
+    // callback and here nothing survives but the function's own arguments.
+    let taken = first_in_syn(packet.options())
+        // SAFETY: By this function's requirement.
+        .and_then(|options| unsafe { take_syn(req, listener, skb, options) });
     // SAFETY: As above.
     taken.unwrap_or_else(|| unsafe { dc_orig_check_req(req, listener, skb) })
 }
