@@ -47,7 +47,6 @@ mod wire;
 pub(crate) use wire::ours;
 
 use core::sync::atomic::{
-    AtomicBool,
     AtomicUsize,
     Ordering, //
 };
@@ -56,8 +55,8 @@ use kernel::prelude::*;
 use proto::key::KeyField;
 
 use crate::bindings;
+use crate::control;
 use crate::hook::{
-    wait_for_tasks,
     Call,
     Hook, //
 };
@@ -91,25 +90,27 @@ hook_group! {
 }
 
 hook_group! {
-    /// Run for every SYN to an MPTCP listener. Installed only while some network namespace has
-    /// `stateless_join` above 0.
+    /// Run for every SYN to an MPTCP listener. Installed while some network namespace has
+    /// `stateless_join` above 0 ([`control`]).
     STATELESS:
     stateless::ConnRequestV4,
     stateless::ConnRequestV6,
 }
 
 hook_group! {
-    /// Run for every segment. Installed only while some network namespace has `lowoverhead` above 0.
+    /// Run for every segment. Installed while some network namespace has `lowoverhead` above 0, or
+    /// some socket has external keys; and until the last handshake of ours is over ([`control`]).
     HOT:
     wire::WriteOptions,
     wire::GetOptions,
 }
 
 hook_group! {
-    /// Runs for every segment, too. Installed, beside [`HOT`], only while some application has external
-    /// keys.
+    /// Run for every segment, too. Installed, beside [`HOT`], while there are sockets or connections with
+    /// external keys.
     EXTERNAL:
     external::EstablishedOptions,
+    external::IncomingOptions,
 }
 
 /// Finds all functions and installs the hooks that always stand.
@@ -133,97 +134,9 @@ pub(crate) fn start() -> Result {
 
 /// Ends all handshakes and removes the hooks.
 pub(crate) fn stop() {
-    // SAFETY: Process context. With the last namespace, `STATELESS`, `HOT` and `EXTERNAL` go.
-    unsafe {
-        bindings::dc_netns_close();
-        bindings::dc_externals_lock();
-    }
+    control::close();
     COLD.remove();
-}
-
-/// Whether [`HOT`] stands, and will until whoever reads this has finished its segment. Only then may
-/// an option be given another length than the stack's own has: the stack would else write its own
-/// into the room of ours.
-static WIRE_READY: AtomicBool = AtomicBool::new(false);
-
-/// Reads [`WIRE_READY`].
-#[inline]
-fn wire_is_ready() -> bool {
-    WIRE_READY.load(Ordering::Acquire)
-}
-
-fn wire_start() -> Result {
-    HOT.install()?;
-    WIRE_READY.store(true, Ordering::Release);
-    Ok(())
-}
-
-/// No namespace offers or accepts anymore.
-fn wire_stop() {
-    // SYNs that came before that have been answered.
-    wait_for_tasks();
-    // SAFETY: Process context.
-    unsafe { bindings::dc_handshakes_settle() };
-    WIRE_READY.store(false, Ordering::Release);
-    wait_for_tasks();
-    HOT.remove();
-}
-
-/// A namespace began (`on`) or ceased to have a sysctl above 0. Calls are serialised by
-/// `dc_mode_lock`.
-#[no_mangle]
-extern "C" fn dc_switched(which: bindings::dc_switch, on: bool) -> kernel::ffi::c_int {
-    /// How many namespaces have `stateless_join`.
-    static STATELESS_USERS: AtomicUsize = AtomicUsize::new(0);
-    /// How many namespaces have `lowoverhead`.
-    static WIRE_USERS: AtomicUsize = AtomicUsize::new(0);
-
-    let is_stateless = which == bindings::DC_SWITCH_STATELESS_JOIN;
-    let counter = if is_stateless {
-        &STATELESS_USERS
-    } else {
-        &WIRE_USERS
-    };
-    let users = counter.load(Ordering::Relaxed);
-    if on {
-        if users == 0 {
-            let started = if is_stateless {
-                STATELESS.install()
-            } else {
-                wire_start()
-            };
-            if let Err(err) = started {
-                return err.to_errno();
-            }
-        }
-        counter.store(users.wrapping_add(1), Ordering::Relaxed);
-    } else {
-        counter.store(users.saturating_sub(1), Ordering::Relaxed);
-        match users {
-            1 if is_stateless => STATELESS.remove(),
-            1 => wire_stop(),
-            _ => {}
-        }
-    }
-    0
-}
-
-/// External keys began (`on`) or ceased to be used. Calls are serialised by `dc_mode_lock`.
-#[no_mangle]
-extern "C" fn dc_external_changed(on: bool) -> kernel::ffi::c_int {
-    if !on {
-        let _ = dc_switched(bindings::DC_SWITCH_LOWOVERHEAD, false);
-        EXTERNAL.remove();
-        return 0;
-    }
-    if let Err(err) = EXTERNAL.install() {
-        return err.to_errno();
-    }
-    let err = dc_switched(bindings::DC_SWITCH_LOWOVERHEAD, true);
-    if err != 0 {
-        EXTERNAL.remove();
-    }
-    err
+    control::stop();
 }
 
 /// The code of a function of the kernel.

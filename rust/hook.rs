@@ -18,7 +18,8 @@
 //!   BPF trampoline runs between our callback and the replacement, and keeps no other register.
 //! - Rust functions have no `__fentry__`, so nothing that a predicate runs in Rust can be traced.
 //! - [`Group::remove`] returns when no CPU and no task is in a callback or replacement anymore.
-//!   Replacements may be preempted but must not sleep, except under a [`Sleeping`].
+//!   Replacements may be preempted but must not sleep: one that has to (a socket option whose value lies in a page
+//!   that isn't there) holds a reference to the module meanwhile (`dc_busy_begin()`), so that it can't be unloaded.
 //!
 //! C header: [`include/linux/ftrace.h`](srctree/include/linux/ftrace.h)
 
@@ -41,10 +42,6 @@ use kernel::bindings::{
 use kernel::error::to_result;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
-use kernel::time::{
-    delay::fsleep,
-    Delta, //
-};
 
 use crate::bindings;
 
@@ -189,9 +186,6 @@ pub(crate) trait Hook {
     /// The function's name.
     const TARGET: &'static CStr;
 
-    /// Whether the replacement may sleep, under a [`Sleeping`].
-    const SLEEPS: bool = false;
-
     /// Whether the replacement takes this call. Runs in the ftrace callback: it must be quick,
     /// must not block, and must take nothing but the arguments for granted.
     fn takes(call: Call<'_>) -> bool;
@@ -254,8 +248,6 @@ pub(crate) struct Group {
     ops: UnsafeCell<MaybeUninit<ftrace_ops>>,
     callback: ftrace_func_t,
     sites: &'static [Site],
-    /// Whether some replacement does.
-    sleeps: bool,
     installed: AtomicBool,
 }
 
@@ -265,12 +257,11 @@ unsafe impl Sync for Group {}
 
 impl Group {
     /// A group whose `callback` tries [`dispatch`] for the hook of every site.
-    pub(crate) const fn new(callback: ftrace_func_t, sites: &'static [Site], sleeps: bool) -> Self {
+    pub(crate) const fn new(callback: ftrace_func_t, sites: &'static [Site]) -> Self {
         Self {
             ops: UnsafeCell::new(MaybeUninit::zeroed()),
             callback,
             sites,
-            sleeps,
             installed: AtomicBool::new(false),
         }
     }
@@ -347,18 +338,14 @@ impl Group {
         // SAFETY: `ops` isn't registered anymore.
         unsafe { kernel::bindings::ftrace_free_filter(ops) };
         // A task that a callback sent on may still be about to enter a replacement, or in one. It
-        // doesn't sleep there, unless it is counted: with all tasks through a voluntary switch, and
-        // all CPUs through a quiescent state, only those are left. They count themselves out
-        // shortly before they leave, hence once more. A sleeper may wait for the lock under which
-        // groups without sleepers are removed.
+        // doesn't sleep there, so it isn't when all tasks were through a voluntary switch, and
+        // all CPUs through a quiescent state.
         wait_for_tasks();
-        if !self.sleeps {
-            return;
-        }
-        while SLEEPERS.load(Ordering::Acquire) != 0 {
-            fsleep(Delta::from_millis(10));
-        }
-        wait_for_tasks();
+    }
+
+    /// Whether the group is installed. Callers must be serialised with `install` and `remove`.
+    pub(crate) fn is_installed(&self) -> bool {
+        self.installed.load(Ordering::Relaxed)
     }
 }
 
@@ -369,25 +356,6 @@ pub(crate) fn wait_for_tasks() {
     unsafe {
         kernel::bindings::synchronize_rcu_tasks();
         kernel::bindings::synchronize_rcu();
-    }
-}
-
-/// Replacements that may be asleep.
-static SLEEPERS: AtomicUsize = AtomicUsize::new(0);
-
-/// A replacement that sleeps holds one from before it first may until after it last may.
-pub(crate) struct Sleeping(());
-
-impl Sleeping {
-    pub(crate) fn begin() -> Self {
-        SLEEPERS.fetch_add(1, Ordering::Acquire);
-        Self(())
-    }
-}
-
-impl Drop for Sleeping {
-    fn drop(&mut self) {
-        SLEEPERS.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -416,8 +384,7 @@ macro_rules! hook_group {
                     $($crate::hook::dispatch::<$hook>(sites.next(), ip, parent, fregs))||+
                 };
             }
-            const SLEEPS: bool = false $(|| <$hook as $crate::hook::Hook>::SLEEPS)+;
-            $crate::hook::Group::new(Some(callback), &SITES, SLEEPS)
+            $crate::hook::Group::new(Some(callback), &SITES)
         };
     };
 }

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`hook`] | redirecting functions of the kernel |
 //! | [`bh`] | evidence that softirqs are disabled |
+//! | [`control`] | which hooks stand, and for whom |
 //! | [`stack`] | views of the MPTCP stack's objects |
 //! | [`secret`] | where tokens and random parts come from |
 //! | [`handshake`] | the handshakes: MP_CAPABLE and MP_JOIN, low-overhead and external-key |
@@ -16,6 +17,7 @@
 
 mod bh;
 mod bindings;
+mod control;
 mod handshake;
 mod hook;
 mod secret;
@@ -34,16 +36,43 @@ module! {
     license: "GPL",
 }
 
-/// The loaded module. The fields are dropped in this order.
+/// The loaded module.
+///
+/// Each part uses those that it holds, and was made of them, so they go in the order in which nothing is used
+/// after its end: hooks, then what they and their work items use.
 struct MptcpDc {
-    _handshake: Handshake,
+    _hooks: Hooks,
+}
+
+/// The hooks. Drop: every handshake is settled, no hook is installed, nothing runs in a replacement.
+struct Hooks {
+    _rekeying: Rekeying,
+}
+
+/// The replacement of secrets by a work item, which counts in a namespace. Drop: it doesn't run, and won't.
+struct Rekeying {
     _apps: Apps,
+}
+
+/// What applications asked for. Drop: every application's key is wiped.
+struct Apps {
     _netns: Netns,
-    _secret: Secrets,
+}
+
+/// Sysctls and counters of every namespace. Drop: there are none of ours.
+struct Netns {
+    _secrets: Secrets,
 }
 
 /// Drop: every secret is wiped.
-struct Secrets;
+struct Secrets(());
+
+impl Secrets {
+    fn start() -> Result<Self> {
+        secret::start()?;
+        Ok(Self(()))
+    }
+}
 
 impl Drop for Secrets {
     fn drop(&mut self) {
@@ -51,32 +80,61 @@ impl Drop for Secrets {
     }
 }
 
-/// Drop: no hook is installed, nothing runs in a replacement.
-struct Handshake;
-
-impl Drop for Handshake {
-    fn drop(&mut self) {
-        handshake::stop();
+impl Netns {
+    fn start(secrets: Secrets) -> Result<Self> {
+        // SAFETY: Process context, once. Sysctls can't be set before `control::open`.
+        to_result(unsafe { bindings::dc_netns_init() })?;
+        Ok(Self { _secrets: secrets })
     }
 }
 
-/// Drop: every application's key is wiped.
-struct Apps;
+impl Drop for Netns {
+    fn drop(&mut self) {
+        // SAFETY: They were registered, and nobody who uses them is left.
+        unsafe { bindings::dc_netns_exit() };
+    }
+}
+
+impl Apps {
+    fn start(netns: Netns) -> Result<Self> {
+        // SAFETY: Process context, once.
+        to_result(unsafe { bindings::dc_apps_init() })?;
+        Ok(Self { _netns: netns })
+    }
+}
 
 impl Drop for Apps {
     fn drop(&mut self) {
-        // SAFETY: No hook uses them anymore.
+        // SAFETY: The table was made, and nobody who uses it is left.
         unsafe { bindings::dc_apps_exit() };
     }
 }
 
-/// Drop: no namespace has sysctls or counters of ours.
-struct Netns;
+impl Rekeying {
+    fn start(apps: Apps) -> Self {
+        Self { _apps: apps }
+    }
+}
 
-impl Drop for Netns {
+impl Drop for Rekeying {
     fn drop(&mut self) {
-        // SAFETY: They were registered, and no hook uses them anymore.
-        unsafe { bindings::dc_netns_exit() };
+        // SAFETY: We may sleep; the work item doesn't wait for us. No hook asks for it anymore.
+        unsafe { bindings::dc_rekey_cancel() };
+    }
+}
+
+impl Hooks {
+    fn start(rekeying: Rekeying) -> Result<Self> {
+        handshake::start()?;
+        Ok(Self {
+            _rekeying: rekeying,
+        })
+    }
+}
+
+impl Drop for Hooks {
+    fn drop(&mut self) {
+        handshake::stop();
     }
 }
 
@@ -84,26 +142,16 @@ impl kernel::Module for MptcpDc {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         // SAFETY: Process context, once, before anything else of the module runs.
         unsafe {
+            control::start();
             to_result(bindings::dc_symbols_init())?;
             to_result(bindings::dc_layout_check())?;
             to_result(bindings::dc_tokens_init())?;
             to_result(bindings::dc_stateless_init())?;
         }
-        secret::start()?;
-        let secret = Secrets;
-        // SAFETY: Process context, once. Sysctls can't be set before `dc_netns_open`.
-        unsafe { to_result(bindings::dc_netns_init()) }?;
-        let netns = Netns;
-        let apps = Apps;
-        handshake::start()?;
-        let handshake = Handshake;
-        // SAFETY: The hooks that it lets be switched on were found.
-        unsafe { bindings::dc_netns_open() };
-        Ok(Self {
-            _handshake: handshake,
-            _apps: apps,
-            _netns: netns,
-            _secret: secret,
-        })
+        let hooks = Hooks::start(Rekeying::start(Apps::start(Netns::start(
+            Secrets::start()?,
+        )?)?))?;
+        control::open();
+        Ok(Self { _hooks: hooks })
     }
 }

@@ -9,6 +9,7 @@
 //! [`issue`] and [`verify`] run in softirq for every SYN: they take no lock, allocate nothing and
 //! write no cache line that another CPU writes.
 
+use core::hint::black_box;
 use core::num::{
     NonZeroU32,
     NonZeroU64, //
@@ -20,7 +21,10 @@ use core::sync::atomic::{
 };
 
 use kernel::prelude::*;
-use kernel::sync::Arc;
+use kernel::sync::{
+    Arc,
+    UniqueArc, //
+};
 use proto::key::KeyField;
 use proto::nonce::Flow;
 use proto::secret::Secret;
@@ -56,11 +60,32 @@ struct Epoch {
 /// the work item of [`dc_rekey`], then module exit.
 static EPOCH: AtomicPtr<Epoch> = AtomicPtr::new(null_mut());
 
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    // SAFETY: The buffer has that many bytes.
-    unsafe { kernel::bindings::get_random_bytes(bytes.as_mut_ptr().cast(), N) };
-    bytes
+/// Random bytes that don't stay on the stack.
+struct Random([u8; 16]);
+
+impl Random {
+    /// Replaces the bytes.
+    fn draw(&mut self) {
+        // SAFETY: The buffer has that many bytes.
+        unsafe { kernel::bindings::get_random_bytes(self.0.as_mut_ptr().cast(), self.0.len()) };
+    }
+}
+
+impl Drop for Random {
+    fn drop(&mut self) {
+        self.0 = [0; 16];
+        black_box(&mut self.0);
+    }
+}
+
+/// Draws the two keys of a secret, in the place where they will be.
+fn draw() -> Result<Arc<Secret>> {
+    let mut secret = UniqueArc::new(Secret::new(&[0; 16], &[0; 16]), GFP_KERNEL)?;
+    let (mut cipher, mut hash) = (Random([0; 16]), Random([0; 16]));
+    cipher.draw();
+    hash.draw();
+    secret.set_keys(&cipher.0, &hash.0);
+    Ok(secret.into())
 }
 
 /// Draws a new secret. Sleeps.
@@ -76,7 +101,7 @@ fn replace() -> Result {
     let new = Epoch {
         number,
         slices: Slices::for_cpus(NonZeroU32::new(cpus).unwrap_or(NonZeroU32::MIN)),
-        current: Arc::new(Secret::new(&random(), &random()), GFP_KERNEL)?,
+        current: draw()?,
         previous,
     };
     // INVARIANT: From `KBox::into_raw`.
@@ -109,10 +134,8 @@ pub(crate) fn start() -> Result {
     replace()
 }
 
-/// Wipes all secrets. No hook may be installed anymore.
+/// Wipes all secrets. No hook may be installed, nor [`dc_rekey`] run, anymore.
 pub(crate) fn stop() {
-    // SAFETY: We may sleep; the work item doesn't wait for us.
-    unsafe { bindings::dc_rekey_cancel() };
     // SAFETY: It was the epoch, and isn't anymore.
     unsafe { free(EPOCH.swap(null_mut(), Ordering::Relaxed)) };
 }

@@ -15,8 +15,7 @@ use kernel::prelude::*;
 use crate::bindings::*;
 use crate::hook::{
     Call,
-    Hook,
-    Sleeping, //
+    Hook, //
 };
 use crate::stack::apps_used;
 
@@ -25,7 +24,6 @@ pub(crate) struct Getsockopt;
 
 impl Hook for Getsockopt {
     const TARGET: &'static CStr = c"mptcp_getsockopt";
-    const SLEEPS: bool = true;
 
     fn takes(call: Call<'_>) -> bool {
         call.int1() == SOL_MPTCP as c_int && call.int2() == MPTCP_DC_INFO as c_int
@@ -42,8 +40,6 @@ impl Hook for Getsockopt {
             optval: *mut c_char,
             optlen: *mut c_int,
         ) -> c_int {
-            // The socket's lock and a page fault may let us sleep.
-            let _sleeping = Sleeping::begin();
             // SAFETY: By this function's requirement.
             unsafe { dc_info_get(sk, optval, optlen) }
         }
@@ -56,7 +52,6 @@ pub(crate) struct Setsockopt;
 
 impl Hook for Setsockopt {
     const TARGET: &'static CStr = c"mptcp_setsockopt";
-    const SLEEPS: bool = true;
 
     fn takes(call: Call<'_>) -> bool {
         call.int1() == SOL_MPTCP as c_int
@@ -77,8 +72,6 @@ impl Hook for Setsockopt {
             optval: sockptr_t,
             optlen: c_uint,
         ) -> c_int {
-            // Memory, the socket's lock and a page fault may let us sleep.
-            let _sleeping = Sleeping::begin();
             // SAFETY: By this function's requirement.
             unsafe { dc_app_setsockopt(sk, optname, optval, optlen) }
         }
@@ -86,30 +79,23 @@ impl Hook for Setsockopt {
     }
 }
 
-/// `mptcp_destroy()`: what was asked for, and the key, go with the socket.
+/// `mptcp_destroy()`: what was asked for, and the key, go with the socket. It goes on as ever, for as long as its
+/// subflows' locks are held.
 pub(crate) struct Destroy;
 
 impl Hook for Destroy {
     const TARGET: &'static CStr = c"mptcp_destroy";
-    const SLEEPS: bool = true;
 
     fn takes(call: Call<'_>) -> bool {
-        // SAFETY: The socket, which still lives, is the first argument.
-        apps_used() && unsafe { dc_app_exists(call.arg0()) }
+        if apps_used() {
+            // SAFETY: The socket, which still lives, is the first argument.
+            unsafe { dc_app_forget(call.arg0()) };
+        }
+        false
     }
 
+    /// Nothing is ever sent there.
     fn replacement() -> usize {
-        /// # Safety
-        ///
-        /// The arguments must be those of `mptcp_destroy()`.
-        unsafe extern "C" fn destroy(sk: *mut sock) {
-            let _sleeping = Sleeping::begin();
-            // SAFETY: By this function's requirement.
-            unsafe {
-                dc_app_forget(sk);
-                dc_orig_destroy(sk);
-            }
-        }
-        destroy as usize
+        0
     }
 }

@@ -158,6 +158,17 @@ impl Subflow {
         self.local_key() & 1 != 0 && self.is_low_overhead()
     }
 
+    /// The connection that the subflow belongs to; `None` before it has one.
+    ///
+    /// # Safety
+    ///
+    /// The subflow must hold its connection, as one does until its socket is closed.
+    #[inline(always)]
+    pub(crate) unsafe fn connection(self) -> Option<Connection> {
+        // SAFETY: By this function's requirement.
+        unsafe { Connection::new(self.conn()) }
+    }
+
     /// Whether this end may be low-overhead. Of a join that isn't sent yet, the data sequence number
     /// says nothing.
     #[inline(always)]
@@ -171,6 +182,36 @@ impl Subflow {
         self.set_local_key(key.raw());
         self.set_token(key.token().get());
         self.set_idsn(key.idsn().0);
+    }
+}
+
+view! {
+    /// A connection: `struct mptcp_sock`.
+    Connection(mptcp_sock)
+}
+
+impl Connection {
+    fields! {
+        /// This host's key or key field; 0 before the handshake's answer.
+        local_key / set_local_key: u64 = DC_OFF_mptcp_sock__local_key;
+        /// The peer's key or key field.
+        remote_key / set_remote_key: u64 = DC_OFF_mptcp_sock__remote_key;
+        /// This host's token.
+        token / set_token: u32 = DC_OFF_mptcp_sock__token;
+    }
+
+    /// Whether this may be an external-key connection: all that can be told without its first subflow.
+    #[inline(always)]
+    pub(crate) fn may_be_external(self) -> bool {
+        let key = self.local_key();
+        key & 1 != 0 && u64::from(self.token()) == key >> 32
+    }
+
+    /// Whether this is an external-key connection.
+    #[inline]
+    pub(crate) fn is_external(self) -> bool {
+        // SAFETY: By the view's invariant.
+        self.may_be_external() && unsafe { dc_msk_is_external(self.raw()) }
     }
 }
 
@@ -221,6 +262,8 @@ impl OutOptions {
         token / set_token: u32 = DC_OFF_mptcp_out_options__token;
         /// Sender's key of an MP_CAPABLE.
         sndr_key / set_sndr_key: u64 = DC_OFF_mptcp_out_options__sndr_key;
+        /// Receiver's key of an MP_CAPABLE or MP_FASTCLOSE.
+        rcvr_key / set_rcvr_key: u64 = DC_OFF_mptcp_out_options__rcvr_key;
     }
 
     /// Any MP_JOIN.
@@ -228,6 +271,9 @@ impl OutOptions {
 
     /// Any handshake option: MP_CAPABLE or MP_JOIN.
     pub(crate) const HANDSHAKE: u16 = (DC_MPC_SYN | DC_MPC_SYNACK | DC_MPC_ACK) as u16 | Self::MPJ;
+
+    /// An MP_FASTCLOSE.
+    pub(crate) const FASTCLOSE: u16 = DC_FASTCLOSE as u16;
 
     /// All suboptions of the SYN/ACK of an MP_CAPABLE of ours. The flags are in `join_id`.
     pub(crate) const CAPABLE_ANSWER: u16 = Self::OURS | DC_MPC_SYNACK as u16;
@@ -322,6 +368,13 @@ impl Packet {
     pub(crate) fn seq(&self) -> u32 {
         let ([_, _, _, _, a, b, c, d, ..], _) = self.tcp();
         u32::from_be_bytes([*a, *b, *c, *d])
+    }
+
+    /// Whether it resets its connection.
+    #[inline]
+    pub(crate) fn is_reset(&self) -> bool {
+        let ([.., flags, _, _, _, _, _, _], _) = self.tcp();
+        flags & 0x04 != 0
     }
 
     /// What part of a handshake the segment can be.

@@ -30,22 +30,29 @@ mod proto_tests {
         assert!(vectors::mp_capable().is_ok());
     }
 
+    fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
+        let mut out = [0; 32];
+        // SAFETY: Key and message have these lengths, and there is room for an HMAC-SHA256.
+        unsafe {
+            bindings::hmac_sha256_usingrawkey(
+                key.as_ptr(),
+                key.len(),
+                message.as_ptr(),
+                message.len(),
+                out.as_mut_ptr(),
+            )
+        };
+        out
+    }
+
+    #[test]
+    fn hmacs_of_fastcloses_are_those_of_another_library() {
+        assert!(vectors::fastclose_hmacs(hmac).is_ok());
+        assert!(vectors::fastclose_hmacs(|_, _| [0; 32]).is_err());
+    }
+
     #[test]
     fn hmacs_of_joins_are_those_of_another_library() {
-        let hmac = |key: &[u8], message: &[u8]| {
-            let mut out = [0; 32];
-            // SAFETY: Key and message have these lengths, and there is room for an HMAC-SHA256.
-            unsafe {
-                bindings::hmac_sha256_usingrawkey(
-                    key.as_ptr(),
-                    key.len(),
-                    message.as_ptr(),
-                    message.len(),
-                    out.as_mut_ptr(),
-                )
-            };
-            out
-        };
         assert!(vectors::join_hmacs(hmac).is_ok());
         assert!(vectors::join_hmacs(|_, _| [0; 32]).is_err());
     }

@@ -8,20 +8,21 @@
  * stands in their key field (proto::key::KeyField::is_external()).
  */
 #include <crypto/sha2.h>
-#include <linux/hash.h>
-#include <linux/rculist.h>
+#include <linux/rhashtable.h>
 #include <linux/sockptr.h>
-#include <linux/workqueue.h>
+#include <linux/uaccess.h>
 #include "protocol.h"
 #include "dc.h"
 #include "../../include/uapi/linux/mptcp_dc.h"
 
-#define DC_APP_BITS	10
+/* How long, in steps of dc_time_epoch(), a replaced key and a nonce are good: one to two. */
+#define DC_APP_KEPT	1
 
 /* The keys of a connection. Never changed: a new one replaces it. */
 struct dc_app_keys {
 	struct rcu_head		rcu;
 	bool			replaced;	/* there is a previous one */
+	u32			since;		/* the dc_time_epoch() in which it was replaced */
 	struct hmac_sha256_key	key;
 	struct hmac_sha256_key	previous;
 };
@@ -37,22 +38,26 @@ struct dc_app_keys {
  * Our nonces of the joins that came lately, so that none comes twice. A nonce is
  * good in two steps of dc_time_epoch(), so it is kept as long.
  */
+struct dc_app_join {
+	u32	nonce;		/* 0: none */
+	u32	epoch;		/* when it came */
+	u32	pending;	/* how many CPUs are handling its ACK: one, but for duplicates */
+	bool	taken;		/* it became a subflow */
+};
+
 struct dc_app_joins {
-	unsigned int	used;
-	unsigned int	room;
-	struct {
-		u32	nonce;		/* 0: none */
-		u32	epoch;		/* when it came */
-	} last[] __counted_by(room);
+	unsigned int		used;
+	unsigned int		room;
+	struct dc_app_join	last[] __counted_by(room);
 };
 
 /* Written with the socket's lock held, but for node and joins. */
 struct dc_app {
-	struct hlist_node	node;		/* guarded by dc_app_lock, read under RCU */
+	struct rhash_head	node;
 	struct rcu_head		rcu;
 	const struct sock	*sk;
 	bool			external;	/* MPTCP_ENABLE_APP_KEY */
-	bool			holds_wire;	/* one of dc_wire_users */
+	bool			holds_wire;	/* it is one for whom the hooks on segments stand */
 	s8			lowoverhead;	/* MPTCP_LOWOVERHEAD; -1: the namespace's */
 	u64			local_key;	/* of the connection that the keys are for */
 	struct dc_app_keys __rcu	*keys;
@@ -60,35 +65,32 @@ struct dc_app {
 	struct dc_app_joins	*joins;		/* guarded by joins_lock; NULL: none came yet */
 };
 
-static struct hlist_head dc_apps[1 << DC_APP_BITS];
-static DEFINE_SPINLOCK(dc_app_lock);	/* guards dc_apps and the next two */
-static unsigned int dc_wire_users;	/* entries that need the hooks on every segment */
-static bool dc_wire_held;		/* the hooks stand for them */
+static struct rhashtable dc_apps;
+
+static const struct rhashtable_params dc_apps_params = {
+	.key_len		= sizeof(struct sock *),
+	.key_offset		= offsetof(struct dc_app, sk),
+	.head_offset		= offsetof(struct dc_app, node),
+	.automatic_shrinking	= true,
+};
 
 /*
- * Some socket has had an entry since the module was loaded. It never becomes
- * false again: connections may outlive all entries.
+ * Some socket has an entry, or did and an external-key connection is left. Who
+ * sets and clears it is rust/control.rs.
  */
 bool dc_apps_used __read_mostly;
-
-static struct hlist_head *dc_app_bucket(const struct sock *sk)
-{
-	return &dc_apps[hash_ptr(sk, DC_APP_BITS)];
-}
 
 /* Called under the RCU read lock. */
 static struct dc_app *dc_app_find(const struct sock *sk)
 {
-	struct dc_app *app;
-
-	hlist_for_each_entry_rcu(app, dc_app_bucket(sk), node)
-		if (app->sk == sk)
-			return app;
-	return NULL;
+	return rhashtable_lookup(&dc_apps, &sk, dc_apps_params);
 }
 
-/* Called with the socket's lock held. */
-static struct dc_app *dc_app_get(struct sock *sk)
+/*
+ * The entry of a socket, which lives as long as the socket; a new one if it has
+ * none. NULL: no memory. Called with the socket's lock held.
+ */
+static struct dc_app *dc_app_get(struct sock *sk, gfp_t gfp)
 {
 	struct dc_app *app;
 
@@ -96,18 +98,21 @@ static struct dc_app *dc_app_get(struct sock *sk)
 	app = dc_app_find(sk);
 	rcu_read_unlock();
 	if (app)
-		return app; /* it lives as long as the socket */
+		return app;
 
-	app = kzalloc_obj(*app, GFP_KERNEL_ACCOUNT);
+	app = kzalloc_obj(*app, gfp);
 	if (!app)
 		return NULL;
 	app->sk = sk;
 	app->lowoverhead = -1;
 	spin_lock_init(&app->joins_lock);
-	spin_lock_bh(&dc_app_lock);
-	hlist_add_head_rcu(&app->node, dc_app_bucket(sk));
-	spin_unlock_bh(&dc_app_lock);
-	WRITE_ONCE(dc_apps_used, true);
+	/* First: whoever finds the entry must look for one. */
+	dc_app_added();
+	if (rhashtable_insert_fast(&dc_apps, &app->node, dc_apps_params)) {
+		dc_app_removed();
+		kfree(app);
+		return NULL;
+	}
 	return app;
 }
 
@@ -132,69 +137,6 @@ static void dc_app_set_keys(struct dc_app *app, struct dc_app_keys *keys)
 		call_rcu(&keys->rcu, dc_app_keys_free);
 }
 
-/* The hooks on every segment, for one socket more. Sleeps. */
-static int dc_wire_get(void)
-{
-	int err = 0;
-
-	spin_lock_bh(&dc_app_lock);
-	if (dc_wire_held) {
-		dc_wire_users++;
-		spin_unlock_bh(&dc_app_lock);
-		return 0;
-	}
-	spin_unlock_bh(&dc_app_lock);
-
-	if (!dc_mode_lock_open())
-		return -EOPNOTSUPP;
-	if (!dc_wire_held)
-		err = dc_external_changed(true);
-	if (!err) {
-		spin_lock_bh(&dc_app_lock);
-		dc_wire_held = true;
-		dc_wire_users++;
-		spin_unlock_bh(&dc_app_lock);
-	}
-	dc_mode_unlock();
-	return err;
-}
-
-/* Called with the lock of modes held. */
-void dc_wire_release(bool even_if_used)
-{
-	bool release;
-
-	spin_lock_bh(&dc_app_lock);
-	release = dc_wire_held && (even_if_used || !dc_wire_users);
-	if (release)
-		dc_wire_held = false;
-	spin_unlock_bh(&dc_app_lock);
-	if (release)
-		dc_external_changed(false);
-}
-
-static void dc_wire_work_fn(struct work_struct *work)
-{
-	if (!dc_mode_lock_open())
-		return; /* dc_netns_close() does it */
-	dc_wire_release(false);
-	dc_mode_unlock();
-}
-
-static DECLARE_DELAYED_WORK(dc_wire_work, dc_wire_work_fn);
-
-static void dc_wire_put(void)
-{
-	bool last;
-
-	spin_lock_bh(&dc_app_lock);
-	last = !--dc_wire_users;
-	spin_unlock_bh(&dc_app_lock);
-	/* A moment later: often one socket follows another. */
-	if (last)
-		schedule_delayed_work(&dc_wire_work, HZ);
-}
-
 /* Has this socket an entry? */
 bool dc_app_exists(const struct sock *sk)
 {
@@ -206,21 +148,23 @@ bool dc_app_exists(const struct sock *sk)
 	return exists;
 }
 
-/* The socket is being destroyed. */
+/* The socket is being destroyed. Any context. */
 void dc_app_forget(const struct sock *sk)
 {
 	struct dc_app *app;
 
-	spin_lock_bh(&dc_app_lock);
+	rcu_read_lock();
 	app = dc_app_find(sk);
+	/* Nobody else removes it: a socket is destroyed once. */
 	if (app)
-		hlist_del_rcu(&app->node);
-	spin_unlock_bh(&dc_app_lock);
+		rhashtable_remove_fast(&dc_apps, &app->node, dc_apps_params);
+	rcu_read_unlock();
 	if (!app)
 		return;
 	dc_app_set_keys(app, NULL);
 	if (app->holds_wire)
 		dc_wire_put();
+	dc_app_removed();
 	call_rcu(&app->rcu, dc_app_free);
 }
 
@@ -291,7 +235,8 @@ bool dc_app_hmac(const struct mptcp_sock *msk, bool previous, const u8 *message,
 
 	rcu_read_lock();
 	keys = dc_app_keys(msk);
-	has = keys && (!previous || keys->replaced);
+	has = keys && (!previous || (keys->replaced &&
+				     (u32)dc_time_epoch() - keys->since <= DC_APP_KEPT));
 	if (has)
 		hmac_sha256(previous ? &keys->previous : &keys->key, message, length, hmac);
 	rcu_read_unlock();
@@ -321,36 +266,44 @@ static bool dc_app_joins_grow(struct dc_app *app)
 	return true;
 }
 
-/* Called with the entry's joins_lock held. */
-static bool dc_app_note_join(struct dc_app *app, u32 nonce)
+/* Called with the entry's joins_lock held. NULL: there is no room for another. */
+static struct dc_app_join *dc_app_join_find(struct dc_app *app, u32 nonce, bool add)
 {
 	struct dc_app_joins *joins = app->joins;
-	unsigned int i, free = UINT_MAX;
+	struct dc_app_join *join, *free = NULL;
 	u32 now = dc_time_epoch();
+	unsigned int i;
 
 	for (i = 0; joins && i < joins->used; i++) {
-		if (joins->last[i].nonce == nonce)
-			return false;
-		if (!joins->last[i].nonce || now - joins->last[i].epoch > 1)
-			free = i;
+		join = &joins->last[i];
+		if (join->nonce == nonce)
+			return join;
+		if (!join->nonce || (!join->pending && now - join->epoch > DC_APP_KEPT))
+			free = join;
 	}
-	if (free == UINT_MAX) {
+	if (!add)
+		return NULL;
+	if (!free) {
 		if (!dc_app_joins_grow(app))
-			return false;
+			return NULL;
 		joins = app->joins;
-		free = joins->used++;
+		free = &joins->last[joins->used++];
 	}
-	joins->last[free].nonce = nonce;
-	joins->last[free].epoch = now;
-	return true;
+	*free = (struct dc_app_join) { .nonce = nonce, .epoch = now };
+	return free;
 }
 
 /*
  * A join came whose ACK has the right HMAC, for our @nonce, which isn't 0. False:
- * it is an old one once more, or one of very many. Softirq.
+ * it is an old one once more, or one of very many. Else dc_app_join_end() follows.
+ *
+ * An ACK that came twice may be handled by two CPUs at a time. They are of the same
+ * addresses and ports, so the stack makes a subflow of one of them, whichever.
+ * Softirq.
  */
-bool dc_app_join_came(const struct mptcp_sock *msk, u32 nonce)
+bool dc_app_join_begin(const struct mptcp_sock *msk, u32 nonce)
 {
+	struct dc_app_join *join;
 	struct dc_app *app;
 	bool is_new = false;
 
@@ -358,26 +311,32 @@ bool dc_app_join_came(const struct mptcp_sock *msk, u32 nonce)
 	app = dc_app_find((const struct sock *)msk);
 	if (app) {
 		spin_lock_bh(&app->joins_lock);
-		is_new = dc_app_note_join(app, nonce);
+		join = dc_app_join_find(app, nonce, true);
+		is_new = join && (join->pending || !join->taken);
+		if (is_new)
+			join->pending++;
 		spin_unlock_bh(&app->joins_lock);
 	}
 	rcu_read_unlock();
 	return is_new;
 }
 
-/* The same made no subflow, and may come again. */
-void dc_app_join_failed(const struct mptcp_sock *msk, u32 nonce)
+/* The ACK was handled. If no subflow came of it, it may come again. */
+void dc_app_join_end(const struct mptcp_sock *msk, u32 nonce, bool taken)
 {
+	struct dc_app_join *join;
 	struct dc_app *app;
-	unsigned int i;
 
 	rcu_read_lock();
 	app = dc_app_find((const struct sock *)msk);
 	if (app) {
 		spin_lock_bh(&app->joins_lock);
-		for (i = 0; app->joins && i < app->joins->used; i++) {
-			if (app->joins->last[i].nonce == nonce)
-				app->joins->last[i].nonce = 0;
+		join = dc_app_join_find(app, nonce, false);
+		if (join) {
+			join->pending--;
+			join->taken |= taken;
+			if (!join->pending && !join->taken)
+				join->nonce = 0;
 		}
 		spin_unlock_bh(&app->joins_lock);
 	}
@@ -419,35 +378,116 @@ unsigned int dc_external_add_addr_timeout(struct mptcp_sock *msk)
 	return timeout ? max_t(unsigned int, timeout, HZ) : 0;
 }
 
-static int dc_app_int(sockptr_t optval, unsigned int optlen, int *value)
+/*
+ * What a setsockopt() asks for, and how it may be done. At first nothing may
+ * sleep, as this is code of a module that may be about to be unloaded. What then
+ * can't be done without is done again with a reference to the module: see
+ * dc_app_setsockopt().
+ */
+struct dc_wish {
+	int		optname;
+	sockptr_t	optval;
+	unsigned int	optlen;
+	bool		may_sleep;
+	gfp_t		gfp;
+};
+
+/* To be done again, with may_sleep. */
+#define DC_WOULD_SLEEP	EWOULDBLOCK
+
+static int dc_wish_copy(const struct dc_wish *wish, void *to, size_t size)
 {
-	if (optlen < sizeof(*value))
+	if (sockptr_is_kernel(wish->optval)) {
+		memcpy(to, wish->optval.kernel, size);
+		return 0;
+	}
+	if (!wish->may_sleep)
+		return copy_from_user_nofault(to, wish->optval.user, size) ? -DC_WOULD_SLEEP : 0;
+	return copy_from_user(to, wish->optval.user, size) ? -EFAULT : 0;
+}
+
+/* Without sleeping, the socket is locked as softirqs do it. */
+static int dc_wish_lock(const struct dc_wish *wish, struct sock *sk)
+{
+	if (wish->may_sleep) {
+		lock_sock(sk);
+		return 0;
+	}
+	dc_sock_lock(sk);
+	if (!sock_owned_by_user_nocheck(sk))
+		return 0;
+	dc_sock_unlock(sk);
+	return -DC_WOULD_SLEEP;
+}
+
+static void dc_wish_unlock(const struct dc_wish *wish, struct sock *sk)
+{
+	if (wish->may_sleep)
+		release_sock(sk);
+	else
+		dc_sock_unlock(sk);
+}
+
+/* -ENOMEM, or first another attempt with more patience. */
+static int dc_wish_no_memory(const struct dc_wish *wish)
+{
+	return wish->may_sleep ? -ENOMEM : -DC_WOULD_SLEEP;
+}
+
+static int dc_wish_int(const struct dc_wish *wish, int *value)
+{
+	if (wish->optlen < sizeof(*value))
 		return -EINVAL;
-	return copy_from_sockptr(value, optval, sizeof(*value)) ? -EFAULT : 0;
+	return dc_wish_copy(wish, value, sizeof(*value));
 }
 
 /*
- * The entry of a socket that is neither connected, nor on the way, nor listening,
- * nor was connected before (it could only connect() after a disconnect); or an
- * error. Called with the socket's lock held.
+ * Is the socket neither connected, nor on the way, nor listening, and wasn't it
+ * connected before (it could only connect() after a disconnect)? Called with its
+ * lock held.
  */
-static struct dc_app *dc_app_get_fresh(struct sock *sk)
+static bool dc_app_is_fresh(const struct sock *sk)
 {
-	struct dc_app *app;
-
-	if (sk->sk_state != TCP_CLOSE || sk->sk_socket->state != SS_UNCONNECTED)
-		return ERR_PTR(-EISCONN);
-	app = dc_app_get(sk);
-	return app ?: ERR_PTR(-ENOMEM);
+	return sk->sk_state == TCP_CLOSE && sk->sk_socket &&
+	       sk->sk_socket->state == SS_UNCONNECTED;
 }
 
-static int dc_app_set_external(struct sock *sk, sockptr_t optval, unsigned int optlen)
+/* Called with the socket's lock held. *@wire: the caller holds the hooks for it. */
+static int dc_app_note_external(const struct dc_wish *wish, struct sock *sk, bool value,
+				bool *wire)
 {
 	struct dc_app *app;
+
+	if (!dc_app_is_fresh(sk))
+		return -EISCONN;
+	rcu_read_lock();
+	app = dc_app_find(sk);
+	rcu_read_unlock();
+	/* What every socket has needs no entry. */
+	if (!app && !value)
+		return 0;
+	/* So that unloading finds a subflow whose MPTCP it can switch off: dc_apps_settle(). */
+	if (value && !mptcp_sk(sk)->first) {
+		if (!wish->may_sleep)
+			return -DC_WOULD_SLEEP;
+		if (IS_ERR(dc_first_subflow(mptcp_sk(sk))))
+			return -ENOMEM;
+	}
+	app = dc_app_get(sk, wish->gfp);
+	if (!app)
+		return dc_wish_no_memory(wish);
+	WRITE_ONCE(app->external, value);
+	if (*wire)
+		swap(app->holds_wire, *wire);
+	return 0;
+}
+
+static int dc_app_set_external(const struct dc_wish *wish, struct sock *sk)
+{
 	bool wire = false;
 	int value, err;
 
-	err = dc_app_int(optval, optlen, &value);
+	err = dc_wish_int(wish, &value);
 	if (err)
 		return err;
 	if (value != 0 && value != 1)
@@ -455,33 +495,29 @@ static int dc_app_set_external(struct sock *sk, sockptr_t optval, unsigned int o
 	if (value) {
 		if (!READ_ONCE(dc_netns_of(sock_net(sk))->app_key))
 			return -EPERM;
-		err = dc_wire_get();
+		err = dc_wire_get(wish->may_sleep);
 		if (err)
 			return err;
 		wire = true;
 	}
 
-	lock_sock(sk);
-	app = dc_app_get_fresh(sk);
-	err = PTR_ERR_OR_ZERO(app);
+	err = dc_wish_lock(wish, sk);
 	if (!err) {
-		WRITE_ONCE(app->external, value);
-		if (wire)
-			swap(app->holds_wire, wire);
+		err = dc_app_note_external(wish, sk, value, &wire);
+		dc_wish_unlock(wish, sk);
 	}
-	release_sock(sk);
 	/* The socket had one already, or gets none. */
 	if (wire)
 		dc_wire_put();
 	return err;
 }
 
-static int dc_app_set_lowoverhead(struct sock *sk, sockptr_t optval, unsigned int optlen)
+static int dc_app_set_lowoverhead(const struct dc_wish *wish, struct sock *sk)
 {
 	struct dc_app *app;
 	int value, err;
 
-	err = dc_app_int(optval, optlen, &value);
+	err = dc_wish_int(wish, &value);
 	if (err)
 		return err;
 	if (value < 0 || value > 2)
@@ -489,12 +525,19 @@ static int dc_app_set_lowoverhead(struct sock *sk, sockptr_t optval, unsigned in
 	if (value && !READ_ONCE(dc_netns_of(sock_net(sk))->lowoverhead))
 		return -EPERM;
 
-	lock_sock(sk);
-	app = dc_app_get_fresh(sk);
-	err = PTR_ERR_OR_ZERO(app);
-	if (!err)
-		WRITE_ONCE(app->lowoverhead, value);
-	release_sock(sk);
+	err = dc_wish_lock(wish, sk);
+	if (err)
+		return err;
+	if (!dc_app_is_fresh(sk)) {
+		err = -EISCONN;
+	} else {
+		app = dc_app_get(sk, wish->gfp);
+		if (app)
+			WRITE_ONCE(app->lowoverhead, value);
+		else
+			err = dc_wish_no_memory(wish);
+	}
+	dc_wish_unlock(wish, sk);
 	return err;
 }
 
@@ -510,8 +553,9 @@ static int dc_app_takes_key(const struct sock *sk)
 	return 0;
 }
 
-/* Called with the socket's lock held. */
-static int dc_app_replace_key(struct sock *sk, const u8 *key, size_t length, bool *wire)
+/* Called with the socket's lock held. *@wire: the caller holds the hooks for it. */
+static int dc_app_replace_key(const struct dc_wish *wish, struct sock *sk, const u8 *key,
+			      bool *wire)
 {
 	struct mptcp_sock *msk = mptcp_sk(sk);
 	struct dc_app_keys *keys, *old;
@@ -522,14 +566,15 @@ static int dc_app_replace_key(struct sock *sk, const u8 *key, size_t length, boo
 	if (err)
 		return err;
 
-	app = dc_app_get(sk);
-	keys = app ? kzalloc_obj(*keys, GFP_KERNEL_ACCOUNT) : NULL;
+	app = dc_app_get(sk, wish->gfp);
+	keys = app ? kzalloc_obj(*keys, wish->gfp) : NULL;
 	if (!keys)
-		return -ENOMEM;
-	hmac_sha256_preparekey(&keys->key, key, length);
+		return dc_wish_no_memory(wish);
+	hmac_sha256_preparekey(&keys->key, key, wish->optlen);
 	old = rcu_dereference_protected(app->keys, true);
 	if (old && app->local_key == msk->local_key) {
 		keys->replaced = true;
+		keys->since = dc_time_epoch();
 		keys->previous = old->key;
 	} else {
 		dc_app_set_keys(app, NULL);
@@ -549,101 +594,133 @@ static int dc_app_replace_key(struct sock *sk, const u8 *key, size_t length, boo
 	return 0;
 }
 
-static int dc_app_set_key(struct sock *sk, sockptr_t optval, unsigned int optlen)
+static int dc_app_set_key(const struct dc_wish *wish, struct sock *sk)
 {
 	u8 key[MPTCP_KEY_MAX];
 	bool wire = true;
 	int err;
 
-	if (optlen < MPTCP_KEY_MIN || optlen > sizeof(key))
+	if (wish->optlen < MPTCP_KEY_MIN || wish->optlen > sizeof(key))
 		return -EINVAL;
+	err = dc_wish_lock(wish, sk);
+	if (err)
+		return err;
 	/* First, because the hooks cost all sockets: who is refused doesn't get them. */
-	lock_sock(sk);
 	err = dc_app_takes_key(sk);
-	release_sock(sk);
+	dc_wish_unlock(wish, sk);
 	if (err)
 		return err;
-	err = dc_wire_get();
+	err = dc_wish_copy(wish, key, wish->optlen);
 	if (err)
-		return err;
-	if (copy_from_sockptr(key, optval, optlen)) {
-		err = -EFAULT;
-	} else {
-		lock_sock(sk);
-		err = dc_app_replace_key(sk, key, optlen, &wire);
-		release_sock(sk);
+		goto wipe;
+	err = dc_wire_get(wish->may_sleep);
+	if (err)
+		goto wipe;
+	err = dc_wish_lock(wish, sk);
+	if (!err) {
+		err = dc_app_replace_key(wish, sk, key, &wire);
+		dc_wish_unlock(wish, sk);
 	}
-	memzero_explicit(key, sizeof(key));
 	if (wire)
 		dc_wire_put();
+wipe:
+	memzero_explicit(key, sizeof(key));
 	return err;
 }
 
-int dc_app_setsockopt(struct sock *sk, int optname, sockptr_t optval, unsigned int optlen)
+static int dc_wish_fulfil(const struct dc_wish *wish, struct sock *sk)
 {
-	switch (optname) {
+	switch (wish->optname) {
 	case MPTCP_ENABLE_APP_KEY:
-		return dc_app_set_external(sk, optval, optlen);
+		return dc_app_set_external(wish, sk);
 	case MPTCP_KEY:
-		return dc_app_set_key(sk, optval, optlen);
+		return dc_app_set_key(wish, sk);
 	case MPTCP_LOWOVERHEAD:
-		return dc_app_set_lowoverhead(sk, optval, optlen);
+		return dc_app_set_lowoverhead(wish, sk);
 	default:
 		return -EOPNOTSUPP;
 	}
 }
 
 /*
- * The stock code knows no external keys, but would take joins under the key
- * fields, which anybody on the path has seen. With others nobody can join.
+ * Process context. Without the module, which may go any moment, the answer would
+ * be EOPNOTSUPP.
  */
-static void dc_external_lock(struct mptcp_sock *msk)
+int dc_app_setsockopt(struct sock *sk, int optname, sockptr_t optval, unsigned int optlen)
 {
-	struct sock *sk = (struct sock *)msk;
+	struct dc_wish wish = {
+		.optname = optname,
+		.optval = optval,
+		.optlen = optlen,
+		.gfp = GFP_NOWAIT | __GFP_ACCOUNT,
+	};
+	struct dc_busy busy;
+	int err;
 
-	lock_sock(sk);
-	if (dc_msk_is_external(msk)) {
-		get_random_bytes(&msk->local_key, sizeof(msk->local_key));
-		get_random_bytes(&msk->remote_key, sizeof(msk->remote_key));
-	}
-	release_sock(sk);
+	err = dc_wish_fulfil(&wish, sk);
+	if (err != -DC_WOULD_SLEEP)
+		return err;
+	if (!dc_busy_begin(&busy))
+		return -EOPNOTSUPP;
+	wish.may_sleep = true;
+	wish.gfp = GFP_KERNEL_ACCOUNT;
+	err = dc_wish_fulfil(&wish, sk);
+	dc_busy_end(&busy);
+	return err;
 }
 
-/* Before the hooks go. Sleeps. */
-void dc_externals_lock(void)
+/*
+ * Whoever asked for external keys, and isn't connected yet, will neither connect
+ * nor be connected with keys in clear when the module is gone: plain TCP is left.
+ * Called when no socket gets an entry anymore. Sleeps.
+ */
+void dc_apps_settle(void)
 {
-	struct net *net;
+	struct rhashtable_iter iter;
+	struct dc_app *app;
 
-	if (!READ_ONCE(dc_apps_used))
-		return;
-	down_read(&net_rwsem);
-	for_each_net(net) {
-		struct mptcp_sock *msk;
-		long slot = 0, num = 0;
+	rhashtable_walk_enter(&dc_apps, &iter);
+	rhashtable_walk_start(&iter);
+	while ((app = rhashtable_walk_next(&iter))) {
+		struct sock *sk, *ssk;
 
-		while ((msk = mptcp_token_iter_next(net, &slot, &num))) {
-			dc_external_lock(msk);
-			sock_put((struct sock *)msk);
-			cond_resched();
-		}
+		/* -EAGAIN: the table grows, and some are seen twice. */
+		if (IS_ERR(app) || !READ_ONCE(app->external))
+			continue;
+		sk = (struct sock *)app->sk;
+		if (!refcount_inc_not_zero(&sk->sk_refcnt))
+			continue;
+		ssk = READ_ONCE(mptcp_sk(sk)->first);
+		/* Else it is on its way, and dc_settle() has it. */
+		if (ssk && dc_app_find(sk) == app &&
+		    ((1 << inet_sk_state_load(sk)) & (TCPF_CLOSE | TCPF_LISTEN)))
+			dc_subflow_disable(ssk);
+		rhashtable_walk_stop(&iter);
+		sock_put(sk);
+		cond_resched();
+		rhashtable_walk_start(&iter);
 	}
-	up_read(&net_rwsem);
+	rhashtable_walk_stop(&iter);
+	rhashtable_walk_exit(&iter);
+}
+
+int dc_apps_init(void)
+{
+	return rhashtable_init(&dc_apps, &dc_apps_params);
+}
+
+static void dc_app_free_now(void *ptr, void *arg)
+{
+	struct dc_app *app = ptr;
+
+	dc_app_set_keys(app, NULL);
+	dc_app_free(&app->rcu);
 }
 
 /* Wipes all keys. No hook stands anymore. Sleeps. */
 void dc_apps_exit(void)
 {
-	struct hlist_node *next;
-	struct dc_app *app;
-	int i;
-
-	cancel_delayed_work_sync(&dc_wire_work);
-	for (i = 0; i < ARRAY_SIZE(dc_apps); i++) {
-		hlist_for_each_entry_safe(app, next, &dc_apps[i], node) {
-			hlist_del_rcu(&app->node);
-			dc_app_set_keys(app, NULL);
-			call_rcu(&app->rcu, dc_app_free);
-		}
-	}
+	rhashtable_free_and_destroy(&dc_apps, dc_app_free_now, NULL);
+	/* For the callbacks that are the module's code. */
 	rcu_barrier();
 }

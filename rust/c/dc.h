@@ -28,7 +28,8 @@ struct dc_token_bucket {
 /*
  * Every field of a kernel structure that Rust reads or writes, as
  * X(structure, field). Rust gets its offset, DC_OFF_structure__field; at load,
- * dc_layout_check() compares offset and size with the running kernel's BTF.
+ * dc_layout_check() compares the offset, and the structure's size, with the running
+ * kernel's BTF.
  */
 #define DC_FIELDS(X)						\
 	X(sk_buff, len)						\
@@ -41,6 +42,7 @@ struct dc_token_bucket {
 	X(mptcp_out_options, join_id)				\
 	X(mptcp_out_options, backup)				\
 	X(mptcp_out_options, token)				\
+	X(mptcp_out_options, rcvr_key)				\
 	X(mptcp_options_received, sndr_key)			\
 	X(mptcp_options_received, rcvr_key)			\
 	X(mptcp_options_received, data_seq)			\
@@ -91,6 +93,10 @@ struct dc_token_bucket {
 	X(mptcp_options_received, hmac, mptcp_options_received) \
 	X(mptcp_sock, pm, mptcp_sock)				\
 	X(mptcp_sock, flags, mptcp_sock)			\
+	X(mptcp_sock, ack_seq, mptcp_sock)			\
+	X(mptcp_sock, snd_una, mptcp_sock)			\
+	X(mptcp_sock, rcv_fastclose, mptcp_sock)		\
+	X(inet_connection_sock, icsk_retransmits, inet_connection_sock) \
 	X(tcp_sock, md5sig_info, tcp_sock)			\
 	X(tcp_sock, rx_opt, tcp_sock)				\
 	X(tcp_sock, fastopen_req, tcp_sock)			\
@@ -175,7 +181,9 @@ struct dc_token_bucket {
 	X(APP_KEY_SET, "ExternalKeySet")			\
 	X(TOKEN_BUSY, "TokenBusy")				\
 	X(TOKEN_FALLBACK, "TokenFallback")			\
-	X(TOKEN_REKEY, "TokenRekey")
+	X(TOKEN_REKEY, "TokenRekey")				\
+	X(OFFER_GIVEN_UP, "OfferGivenUp")			\
+	X(FASTCLOSE_BAD, "MPFastcloseBad")
 
 enum dc_counter {
 #define X(name, text) DC_COUNT_##name,
@@ -224,6 +232,7 @@ struct dc_cursor {
 	const struct mptcp_sock	*app;
 	bool	previous;
 	u64	peer_key;	/* of the connection that a subflow was last asked to join here */
+	u64	ahmac;		/* the HMAC of the ADD_ADDR that this CPU is checking; 0: none */
 } ____cacheline_aligned_in_smp;
 
 /* The fields of an MP_JOIN. Low-overhead ones have neither nonce nor HMAC. */
@@ -321,11 +330,13 @@ struct sock *dc_orig_syn_recv_sock(const struct sock *listener, struct sk_buff *
 							  const struct sock *sk));
 void dc_orig_pm_fully_established(struct mptcp_sock *msk, const struct sock *ssk);
 unsigned int dc_orig_add_addr_timeout(struct mptcp_sock *msk);
-void dc_orig_destroy(struct sock *sk);
 int dc_orig_established_options(struct sock *ssk, struct sk_buff *skb, unsigned int remaining,
 				bool has_ts, struct mptcp_out_options *opts);
 void dc_orig_hmac_sha(u64 key1, u64 key2, u8 *msg, int len, void *hmac);
 bool dc_orig_try_fallback(struct mptcp_sock *msk, int fb_mib);
+bool dc_orig_incoming_options(struct sock *ssk, struct sk_buff *skb);
+bool dc_schedule_work(struct sock *sk);
+struct sock *dc_first_subflow(struct mptcp_sock *msk);
 const char *dc_btf_name(const struct btf *btf, u32 offset);
 void dc_btf_release(struct btf *btf);
 bool dc_checksum_required(const struct net *net);
@@ -345,7 +356,8 @@ bool dc_token_add_request(struct request_sock *req);
 bool dc_request_accept(struct request_sock *req, const struct sk_buff *skb);
 bool dc_token_add_connect(struct sock *ssk);
 bool dc_token_add_standard(struct sock *ssk, u64 key);
-void dc_requests_settle(void);
+unsigned int dc_token_mask(void);
+struct dc_token_bucket *dc_token_bucket_at(unsigned int number);
 struct dc_netns *dc_token_owner(u32 token, u64 local_key, const struct tcphdr *th);
 void dc_token_release(struct sock *ssk);
 DECLARE_PER_CPU_ALIGNED(struct dc_cursor, dc_cursors);	/* in Rust: cursor_here() */
@@ -376,9 +388,17 @@ static inline void dc_count_one(struct dc_netns *ns, enum dc_counter counter)
 	this_cpu_inc(first[counter]);
 }
 
+/* A task that waits in code of the module; on its stack. */
+struct dc_busy {
+	struct list_head	node;
+	pid_t			pid;
+	char			comm[TASK_COMM_LEN];
+};
+
+bool dc_busy_begin(struct dc_busy *busy);
+void dc_busy_end(struct dc_busy *busy);
 int dc_netns_init(void);
-void dc_netns_open(void);
-void dc_netns_close(void);
+void dc_netns_clear(void);
 void dc_netns_exit(void);
 struct dc_netns *dc_netns_of(const struct net *net);
 struct net *dc_sock_net(const struct sock *sk);
@@ -386,9 +406,6 @@ bool dc_listener_derives(const struct sock *listener);
 void dc_count(struct dc_netns *ns, enum dc_counter counter);
 void dc_count_syn(const struct sock *listener, struct dc_netns *ns, enum dc_counter counter);
 void dc_count_fallback(struct dc_netns *ns, struct net *net);
-int dc_switched(enum dc_switch which, bool on);	/* in Rust */
-bool dc_mode_lock_open(void);
-void dc_mode_unlock(void);
 
 /* stack.c: bit fields and inline functions of the stack's objects */
 struct dc_listener dc_listener_of(const struct sock *listener, bool join);
@@ -409,9 +426,40 @@ void dc_received_capable(struct mptcp_options_received *mp_opt, u16 suboption,
 void dc_received_mapping(struct mptcp_options_received *mp_opt);
 bool dc_subflow_is_low_overhead(const struct mptcp_subflow_context *subflow);
 bool dc_subflow_restart(struct sock *ssk);
+bool dc_subflow_give_up(struct sock *ssk);
 int dc_standard_connect(struct sock *ssk);	/* in Rust */
 void dc_subflow_refuse(struct sock *ssk);
-void dc_handshakes_settle(void);
+
+/* settle.c: what is under way, and what becomes of it without the module */
+enum dc_survey {
+	DC_SURVEY_HANDSHAKE	= BIT(0),	/* an MP_CAPABLE of ours may be sent or come */
+	DC_SURVEY_EXTERNAL	= BIT(1),	/* there is an external-key connection */
+};
+
+u32 dc_survey(void);
+void dc_subflow_disable(struct sock *ssk);
+unsigned int dc_settle(bool force);
+
+/* The lock of a socket as softirqs take it. A task may own the socket all the same. */
+static inline void dc_sock_lock(struct sock *sk)
+{
+	spin_lock_bh(&sk->sk_lock.slock);
+}
+
+static inline void dc_sock_unlock(struct sock *sk)
+{
+	spin_unlock_bh(&sk->sk_lock.slock);
+}
+
+/* rust/control.rs: which hooks stand, and for whom */
+int dc_switch_store(enum dc_switch which, u8 *value, u8 is);
+int dc_wire_get(bool may_sleep);
+void dc_wire_put(void);
+void dc_app_added(void);
+void dc_app_removed(void);
+void dc_control_work(void);
+void dc_control_schedule(u32 seconds);
+void dc_control_cancel(void);
 
 /* join.c: MP_JOIN, mostly without HMAC */
 int dc_join_syn(struct request_sock *req, const struct sock *listener, struct sk_buff *skb,
@@ -423,6 +471,11 @@ void dc_join_verified(struct request_sock *req, u32 nonce);
 void dc_join_drop(struct request_sock *req);
 bool dc_join_request_of(const struct request_sock *req, struct dc_join_request *of);
 bool dc_join_complete(struct request_sock *req);
+bool dc_request_is_ours(const struct mptcp_subflow_request_sock *subflow_req);
+bool dc_request_is_external_capable(const struct request_sock *req);
+void dc_msk_hold(struct mptcp_sock *msk);
+void dc_msk_put(struct mptcp_sock *msk);
+void dc_msk_abort(struct mptcp_sock *msk);
 bool dc_request_joins(const struct request_sock *req);
 bool dc_request_joins_external(const struct request_sock *req);
 bool dc_msk_is_low_overhead(const struct mptcp_sock *msk);
@@ -445,16 +498,16 @@ bool dc_msk_is_external(const struct mptcp_sock *msk);
 bool dc_app_has_key(const struct mptcp_sock *msk);
 bool dc_app_hmac(const struct mptcp_sock *msk, bool previous, const u8 *message, size_t length,
 		 u8 *hmac);
-bool dc_app_join_came(const struct mptcp_sock *msk, u32 nonce);
-void dc_app_join_failed(const struct mptcp_sock *msk, u32 nonce);
+bool dc_app_join_begin(const struct mptcp_sock *msk, u32 nonce);
+void dc_app_join_end(const struct mptcp_sock *msk, u32 nonce, bool taken);
+void dc_abort_keys(const struct mptcp_sock *msk, u64 *ours, u64 *theirs);	/* in Rust */
 const struct mptcp_sock *dc_external_owner(u64 local_key, u64 remote_key);
 bool dc_pm_must_wait(const struct mptcp_sock *msk);
 unsigned int dc_external_add_addr_timeout(struct mptcp_sock *msk);
 int dc_app_setsockopt(struct sock *sk, int optname, sockptr_t optval, unsigned int optlen);
-void dc_wire_release(bool even_if_used);
-void dc_externals_lock(void);
+int dc_apps_init(void);
+void dc_apps_settle(void);
 void dc_apps_exit(void);
-int dc_external_changed(bool on);		/* in Rust */
 
 /* stateless.c: SYN cookies whatever the backlog */
 int dc_stateless_init(void);

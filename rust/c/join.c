@@ -16,6 +16,13 @@
  */
 #define DC_LOCAL_ID_OPEN	1ULL
 
+/* proto::key::is_low_overhead() of a request */
+bool dc_request_is_ours(const struct mptcp_subflow_request_sock *subflow_req)
+{
+	return subflow_req->token && subflow_req->token == subflow_req->local_key >> 32 &&
+	       subflow_req->idsn == ror64(subflow_req->local_key, 32);
+}
+
 /*
  * proto::key::is_low_overhead() of a connection, of either mode. Its data sequence number stands
  * in the first subflow, until that one is closed and cleared.
@@ -262,6 +269,33 @@ bool dc_request_joins_external(const struct request_sock *req)
 	return msk && dc_msk_has_mode(msk, true);
 }
 
+/* Is it an MP_CAPABLE with external keys? */
+bool dc_request_is_external_capable(const struct request_sock *req)
+{
+	const struct mptcp_subflow_request_sock *subflow_req = mptcp_subflow_rsk(req);
+
+	return tcp_rsk(req)->is_mptcp && subflow_req->mp_capable && (subflow_req->local_key & 1) &&
+	       dc_request_is_ours(subflow_req);
+}
+
+void dc_msk_hold(struct mptcp_sock *msk)
+{
+	sock_hold((struct sock *)msk);
+}
+
+void dc_msk_put(struct mptcp_sock *msk)
+{
+	sock_put((struct sock *)msk);
+}
+
+/* What mptcp_incoming_options() does with an MP_FASTCLOSE. */
+void dc_msk_abort(struct mptcp_sock *msk)
+{
+	WRITE_ONCE(msk->rcv_fastclose, true);
+	dc_schedule_work((struct sock *)msk);
+	MPTCP_INC_STATS(sock_net((struct sock *)msk), MPTCP_MIB_MPFASTCLOSERX);
+}
+
 /* The request of a join of ours. False for any other request. */
 bool dc_join_request_of(const struct request_sock *req, struct dc_join_request *of)
 {
@@ -305,11 +339,20 @@ bool dc_join_complete(struct request_sock *req)
 bool dc_subflow_joins(struct sock *ssk)
 {
 	struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(ssk);
+	u64 remote_key;
 
 	if (!subflow->request_join || !dc_msk_is_low_overhead(mptcp_sk(subflow->conn)))
 		return false;
 	subflow->idsn = ror64(subflow->local_key, 32);
-	subflow->remote_token = subflow->remote_key >> 32;
+	remote_key = READ_ONCE(mptcp_sk(subflow->conn)->remote_key);
+	subflow->remote_token = remote_key >> 32;
+	/*
+	 * The stock code would judge the answer, if the module goes before it comes, by
+	 * the key fields that anybody has seen. The HMACs under the application's key need
+	 * none of the subflow's.
+	 */
+	if ((subflow->local_key & 1) && subflow->remote_key == remote_key)
+		get_random_bytes(&subflow->remote_key, sizeof(subflow->remote_key));
 	return true;
 }
 

@@ -5,9 +5,11 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/capability.h>
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>
 #include <linux/sysctl.h>
+#include <linux/uaccess.h>
 #include <net/net_namespace.h>
 #include <net/netns/generic.h>
 #include "protocol.h"
@@ -62,7 +64,7 @@ static const char * const dc_counter_names[DC_COUNT_NR] = {
 /* One line a counter: its name, a blank, its value. */
 static int dc_counters_show(struct seq_file *seq, void *v)
 {
-	struct dc_netns *ns = dc_netns_of(seq_file_single_net(seq));
+	struct dc_netns *ns = dc_netns_of(seq->private);
 	int cpu, i;
 
 	for (i = 0; i < DC_COUNT_NR; i++) {
@@ -75,52 +77,164 @@ static int dc_counters_show(struct seq_file *seq, void *v)
 	return 0;
 }
 
-/* Guards writes to the switches in a dc_netns, and dc_closed. */
-static DEFINE_MUTEX(dc_mode_lock);
-static bool dc_closed = true;
+static int dc_counters_open(struct inode *inode, struct file *file)
+{
+	return single_open(file, dc_counters_show, pde_data(inode));
+}
 
 /*
- * The hooks must stand before the first packet is handled by them, and go only
- * after the last, so a switch is not simply stored.
+ * Whoever removes the file waits for those who are in here. They may be for as
+ * long as the page into which they read takes to come, so then they hold what
+ * would be removed: the namespace and the module.
  */
-static int dc_switch_handler(enum dc_switch which, const struct ctl_table *table, int write,
-			     void *buffer, size_t *length, loff_t *pos)
+static ssize_t dc_counters_read(struct kiocb *iocb, struct iov_iter *to)
 {
-	u8 *value = table->data;
-	u8 was, is;
+	const struct seq_file *seq = iocb->ki_filp->private_data;
+	struct net *net = seq->private;
+	struct dc_busy busy;
+	ssize_t ret;
+
+	pagefault_disable();
+	ret = seq_read_iter(iocb, to);
+	pagefault_enable();
+	if (ret != -EFAULT)
+		return ret;
+
+	if (!dc_busy_begin(&busy))
+		return -EIO;
+	ret = -EIO;
+	if (maybe_get_net(net)) {
+		ret = seq_read_iter(iocb, to);
+		put_net(net);
+	}
+	dc_busy_end(&busy);
+	return ret;
+}
+
+static const struct proc_ops dc_counters_ops = {
+	.proc_open	= dc_counters_open,
+	.proc_read_iter	= dc_counters_read,
+	.proc_lseek	= seq_lseek,
+	.proc_release	= single_release,
+};
+
+/* Tasks that wait in code of the module; each holds a reference to it. */
+static LIST_HEAD(dc_busy_list);
+static DEFINE_SPINLOCK(dc_busy_lock);
+
+/*
+ * To be called before a task may wait for a page or a socket. False: the module
+ * is being unloaded, and the task must leave.
+ */
+bool dc_busy_begin(struct dc_busy *busy)
+{
+	if (!try_module_get(THIS_MODULE))
+		return false;
+	busy->pid = task_pid_nr(current);
+	get_task_comm(busy->comm, current);
+	spin_lock(&dc_busy_lock);
+	list_add_tail(&busy->node, &dc_busy_list);
+	spin_unlock(&dc_busy_lock);
+	return true;
+}
+
+void dc_busy_end(struct dc_busy *busy)
+{
+	spin_lock(&dc_busy_lock);
+	list_del(&busy->node);
+	spin_unlock(&dc_busy_lock);
+	module_put(THIS_MODULE);
+}
+
+/* net.mptcp_dc.busy: because of whom the module can't be unloaded. */
+static int dc_busy_handler(const struct ctl_table *table, int write,
+			   void *buffer, size_t *length, loff_t *pos)
+{
+	const size_t room = PAGE_SIZE;
 	struct ctl_table copy = *table;
+	const struct dc_busy *busy;
+	size_t used = 0;
+	char *text;
 	int err;
 
-	mutex_lock(&dc_mode_lock);
-	was = READ_ONCE(*value);
-	is = was;
+	text = kzalloc(room, GFP_KERNEL);
+	if (!text)
+		return -ENOMEM;
+	spin_lock(&dc_busy_lock);
+	list_for_each_entry(busy, &dc_busy_list, node)
+		used += scnprintf(text + used, room - used, "%s%d %s", used ? "\n" : "",
+				  busy->pid, busy->comm);
+	spin_unlock(&dc_busy_lock);
+	copy.data = text;
+	copy.maxlen = room;
+	err = proc_dostring(&copy, write, buffer, length, pos);
+	kfree(text);
+	return err;
+}
+
+/* net.mptcp_dc.user_namespaces */
+static u8 dc_user_namespaces __read_mostly;
+
+/*
+ * May the calling task switch on what costs others, too: hooks that all segments,
+ * or all SYNs, of the host pass? The owner of a network namespace may only if
+ * root says so: anybody can become that.
+ */
+static bool dc_may_raise(void)
+{
+	return READ_ONCE(dc_user_namespaces) || capable(CAP_NET_ADMIN);
+}
+
+/* Writes a sysctl of u8 by way of @store, which gets its address and the new value. */
+static int dc_u8_handler(const struct ctl_table *table, int write, void *buffer, size_t *length,
+			 loff_t *pos, int (*store)(u8 *value, u8 is))
+{
+	struct ctl_table copy = *table;
+	u8 *value = table->data;
+	u8 is = READ_ONCE(*value);
+	int err;
+
 	copy.data = &is;
 	err = proc_dou8vec_minmax(&copy, write, buffer, length, pos);
-	if (err || !write || is == was)
-		goto out;
-	err = dc_closed ? -ENODEV : 0;
-	if (!err && !was)
-		err = dc_switched(which, true);
-	if (err)
-		goto out;
-	WRITE_ONCE(*value, is);
-	if (!is)
-		dc_switched(which, false);
-out:
-	mutex_unlock(&dc_mode_lock);
-	return err;
+	if (err || !write)
+		return err;
+	if (is > READ_ONCE(*value) && !dc_may_raise())
+		return -EPERM;
+	return store(value, is);
+}
+
+static int dc_lowoverhead_store(u8 *value, u8 is)
+{
+	return dc_switch_store(DC_SWITCH_LOWOVERHEAD, value, is);
 }
 
 static int dc_lowoverhead_handler(const struct ctl_table *table, int write,
 				  void *buffer, size_t *length, loff_t *pos)
 {
-	return dc_switch_handler(DC_SWITCH_LOWOVERHEAD, table, write, buffer, length, pos);
+	return dc_u8_handler(table, write, buffer, length, pos, dc_lowoverhead_store);
+}
+
+static int dc_stateless_store(u8 *value, u8 is)
+{
+	return dc_switch_store(DC_SWITCH_STATELESS_JOIN, value, is);
 }
 
 static int dc_stateless_handler(const struct ctl_table *table, int write,
 				void *buffer, size_t *length, loff_t *pos)
 {
-	return dc_switch_handler(DC_SWITCH_STATELESS_JOIN, table, write, buffer, length, pos);
+	return dc_u8_handler(table, write, buffer, length, pos, dc_stateless_store);
+}
+
+static int dc_app_key_store(u8 *value, u8 is)
+{
+	WRITE_ONCE(*value, is);
+	return 0;
+}
+
+static int dc_app_key_handler(const struct ctl_table *table, int write,
+			      void *buffer, size_t *length, loff_t *pos)
+{
+	return dc_u8_handler(table, write, buffer, length, pos, dc_app_key_store);
 }
 
 static const struct ctl_table dc_table_template[] = {
@@ -165,73 +279,53 @@ static const struct ctl_table dc_table_template[] = {
 		.data		= (void *)offsetof(struct dc_netns, app_key),
 		.maxlen		= sizeof(u8),
 		.mode		= 0644,
+		.proc_handler	= dc_app_key_handler,
+		.extra1		= SYSCTL_ZERO,
+		.extra2		= SYSCTL_ONE,
+	},
+	/* In the initial namespace only, last: DC_TABLE_HOST of them. */
+	{
+		.procname	= "user_namespaces",
+		.data		= &dc_user_namespaces,
+		.maxlen		= sizeof(u8),
+		.mode		= 0644,
 		.proc_handler	= proc_dou8vec_minmax,
 		.extra1		= SYSCTL_ZERO,
 		.extra2		= SYSCTL_ONE,
 	},
+	{
+		.procname	= "busy",
+		.maxlen		= 1,
+		.mode		= 0444,
+		.proc_handler	= dc_busy_handler,
+	},
 };
 
-/* Takes the lock of modes, unless the module is not open (anymore). Sleeps. */
-bool dc_mode_lock_open(void)
-{
-	mutex_lock(&dc_mode_lock);
-	if (!dc_closed)
-		return true;
-	mutex_unlock(&dc_mode_lock);
-	return false;
-}
+#define DC_TABLE_HOST	2
 
-void dc_mode_unlock(void)
+/* Clears the switches of every namespace; how many had each. Called when none can be set. */
+void dc_netns_clear(void)
 {
-	mutex_unlock(&dc_mode_lock);
-}
-
-/* Called with dc_mode_lock held. Was it on? */
-static bool dc_switch_clear(u8 *value)
-{
-	bool was = *value;
-
-	WRITE_ONCE(*value, 0);
-	return was;
-}
-
-/* Lets sysctls be set: the hooks are there. */
-void dc_netns_open(void)
-{
-	mutex_lock(&dc_mode_lock);
-	dc_closed = false;
-	mutex_unlock(&dc_mode_lock);
-}
-
-/* Turns every switch of every namespace off, for good. */
-void dc_netns_close(void)
-{
-	unsigned int lowoverhead = 0, stateless_join = 0;
 	struct net *net;
 
-	mutex_lock(&dc_mode_lock);
-	dc_closed = true;
 	down_read(&net_rwsem);
 	for_each_net(net) {
-		stateless_join += dc_switch_clear(&dc_netns_of(net)->stateless_join);
-		lowoverhead += dc_switch_clear(&dc_netns_of(net)->lowoverhead);
+		WRITE_ONCE(dc_netns_of(net)->stateless_join, 0);
+		WRITE_ONCE(dc_netns_of(net)->lowoverhead, 0);
 	}
 	up_read(&net_rwsem);
-	while (stateless_join--)
-		dc_switched(DC_SWITCH_STATELESS_JOIN, false);
-	while (lowoverhead--)
-		dc_switched(DC_SWITCH_LOWOVERHEAD, false);
-	dc_wire_release(true);
-	mutex_unlock(&dc_mode_lock);
 }
 
 static int __net_init dc_netns_start(struct net *net)
 {
 	struct dc_netns *ns = dc_netns_of(net);
-	int i;
+	int i, tables = ARRAY_SIZE(dc_table_template);
 
+	if (!net_eq(net, &init_net))
+		tables -= DC_TABLE_HOST;
 	ns->cookie = net->net_cookie;
-	ns->app_key = 1;
+	/* Sockets with external keys cost others: see dc_may_raise(). */
+	ns->app_key = net->user_ns == &init_user_ns;
 	ns->counters = alloc_percpu(struct dc_counters);
 	if (!ns->counters)
 		return -ENOMEM;
@@ -239,14 +333,13 @@ static int __net_init dc_netns_start(struct net *net)
 	ns->table = kmemdup(dc_table_template, sizeof(dc_table_template), GFP_KERNEL);
 	if (!ns->table)
 		goto free_counters;
-	for (i = 0; i < ARRAY_SIZE(dc_table_template); i++)
+	for (i = 0; i < ARRAY_SIZE(dc_table_template) - DC_TABLE_HOST; i++)
 		ns->table[i].data = (void *)ns + (unsigned long)ns->table[i].data;
-	ns->sysctl = register_net_sysctl_sz(net, "net/" DC_NAME, ns->table,
-					    ARRAY_SIZE(dc_table_template));
+	ns->sysctl = register_net_sysctl_sz(net, "net/" DC_NAME, ns->table, tables);
 	if (!ns->sysctl)
 		goto free_table;
 
-	if (!proc_create_net_single(DC_NAME, 0444, net->proc_net, dc_counters_show, NULL))
+	if (!proc_create_data(DC_NAME, 0444, net->proc_net, &dc_counters_ops, net))
 		goto free_sysctl;
 	return 0;
 
@@ -266,12 +359,8 @@ static void __net_exit dc_netns_stop(struct net *net)
 	remove_proc_entry(DC_NAME, net->proc_net);
 	unregister_net_sysctl_table(ns->sysctl);
 	kfree(ns->table);
-	mutex_lock(&dc_mode_lock);
-	if (dc_switch_clear(&ns->stateless_join))
-		dc_switched(DC_SWITCH_STATELESS_JOIN, false);
-	if (dc_switch_clear(&ns->lowoverhead))
-		dc_switched(DC_SWITCH_LOWOVERHEAD, false);
-	mutex_unlock(&dc_mode_lock);
+	dc_switch_store(DC_SWITCH_STATELESS_JOIN, &ns->stateless_join, 0);
+	dc_switch_store(DC_SWITCH_LOWOVERHEAD, &ns->lowoverhead, 0);
 	free_percpu(ns->counters);
 }
 

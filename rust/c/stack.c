@@ -4,6 +4,9 @@
 #include "mib.h"
 #include "dc.h"
 
+/* How many SYNs of ours a connection sends. */
+#define DC_OFFERS	2
+
 /* dc_listener_of() where applications have set options. Apart, as it needs a stack frame. */
 static noinline struct dc_listener dc_listener_asked(const struct mptcp_subflow_context *subflow,
 						     struct dc_listener of)
@@ -263,68 +266,29 @@ void dc_subflow_refuse(struct sock *ssk)
 	dc_orig_try_fallback(mptcp_sk(subflow->conn), MPTCP_MIB_MPCAPABLEACTIVEFALLBACK);
 }
 
+/*
+ * A SYN of ours has been sent @ssk's connection twice, and is to be sent again.
+ * Perhaps somebody on the way drops them, so the third is one of version 1, or with
+ * external keys of plain TCP. It is the last before the stack would find that MPTCP
+ * is blocked (mptcp_active_detect_blackhole()), and make plain TCP of all that the
+ * namespace connects for an hour: version 1 mustn't pay for ours. True: it is so.
+ */
+bool dc_subflow_give_up(struct sock *ssk)
+{
+	struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(ssk);
+
+	if (inet_csk(ssk)->icsk_retransmits < DC_OFFERS || !subflow->request_mptcp)
+		return false;
+	if (subflow->local_key & 1)
+		dc_subflow_refuse(ssk);
+	else
+		dc_subflow_restart(ssk);
+	return true;
+}
+
 /* proto::key::is_low_overhead(), for C */
 bool dc_subflow_is_low_overhead(const struct mptcp_subflow_context *subflow)
 {
 	return subflow->token && subflow->token == subflow->local_key >> 32 &&
 	       subflow->idsn == ror64(subflow->local_key, 32);
-}
-
-/*
- * Without the hooks, a client whose handshake is under way would speak a mix of
- * both protocols. One that waits for the SYN/ACK becomes a standard one, or with
- * external keys one of plain TCP; one that would send another MP_CAPABLE with its
- * first data goes on without.
- */
-static void dc_handshake_settle(struct mptcp_sock *msk)
-{
-	struct mptcp_subflow_context *subflow;
-	struct sock *sk = (struct sock *)msk;
-	struct sock *ssk;
-
-	lock_sock(sk);
-	ssk = msk->first;
-	if (!ssk || msk->pm.server_side)
-		goto unlock;
-	lock_sock_nested(ssk, SINGLE_DEPTH_NESTING);
-	subflow = mptcp_subflow_ctx(ssk);
-	if (!subflow || !dc_subflow_is_low_overhead(subflow))
-		goto unlock_subflow;
-
-	if (dc_subflow_awaits_synack(ssk)) {
-		/* The first subflow, so it isn't a join. */
-		if (subflow->local_key & 1)
-			dc_subflow_refuse(ssk);
-		else
-			dc_subflow_restart(ssk);
-	} else if (subflow->mp_capable && subflow->remote_key_valid) {
-		mptcp_data_lock(sk);
-		WRITE_ONCE(subflow->fully_established, true);
-		WRITE_ONCE(msk->fully_established, true);
-		mptcp_data_unlock(sk);
-	}
-unlock_subflow:
-	release_sock(ssk);
-unlock:
-	release_sock(sk);
-}
-
-/* Settles every handshake of every namespace. Sleeps. */
-void dc_handshakes_settle(void)
-{
-	struct mptcp_sock *msk;
-	struct net *net;
-
-	dc_requests_settle();
-	down_read(&net_rwsem);
-	for_each_net(net) {
-		long slot = 0, num = 0;
-
-		while ((msk = mptcp_token_iter_next(net, &slot, &num))) {
-			dc_handshake_settle(msk);
-			sock_put((struct sock *)msk);
-			cond_resched();
-		}
-	}
-	up_read(&net_rwsem);
 }

@@ -25,6 +25,8 @@ DEFINE_STATIC_CALL_NULL(dc_location, dc_proto_ftrace_location);
 DEFINE_STATIC_CALL_NULL(dc_btf_name_by_offset, dc_proto_btf_name);
 DEFINE_STATIC_CALL_NULL(dc_btf_put, btf_put);
 DEFINE_STATIC_CALL_NULL(dc_try_fallback, __mptcp_try_fallback);
+DEFINE_STATIC_CALL_NULL(dc_work, mptcp_schedule_work);
+DEFINE_STATIC_CALL_NULL(dc_nmpc_sk, __mptcp_nmpc_sk);
 DEFINE_STATIC_CALL_NULL(dc_checksum_enabled, mptcp_is_checksum_enabled);
 DEFINE_STATIC_CALL_NULL(dc_allow_join_id0, mptcp_allow_join_id0);
 DEFINE_STATIC_CALL_NULL(dc_get_local_id, mptcp_pm_get_local_id);
@@ -51,7 +53,7 @@ DEFINE_STATIC_CALL_NULL(dc_v6_conn_request, dc_proto_conn_request);
 DEFINE_STATIC_CALL_NULL(dc_key_sha, mptcp_crypto_key_sha);
 DEFINE_STATIC_CALL_NULL(dc_pm_fully_established, mptcp_pm_fully_established);
 DEFINE_STATIC_CALL_NULL(dc_add_addr_timeout, dc_orig_add_addr_timeout);
-DEFINE_STATIC_CALL_NULL(dc_destroy, dc_orig_destroy);
+DEFINE_STATIC_CALL_NULL(dc_incoming_options, mptcp_incoming_options);
 DEFINE_STATIC_CALL_NULL(dc_established_options, mptcp_established_options);
 DEFINE_STATIC_CALL_NULL(dc_hmac_sha, mptcp_crypto_hmac_sha);
 
@@ -77,6 +79,8 @@ static const struct dc_function dc_helpers[] = {
 	DC_FUNCTION("btf_name_by_offset", dc_btf_name_by_offset),
 	DC_FUNCTION("btf_put", dc_btf_put),
 	DC_FUNCTION("__mptcp_try_fallback", dc_try_fallback),
+	DC_FUNCTION("mptcp_schedule_work", dc_work),
+	DC_FUNCTION("__mptcp_nmpc_sk", dc_nmpc_sk),
 	DC_FUNCTION("mptcp_is_checksum_enabled", dc_checksum_enabled),
 	DC_FUNCTION("mptcp_allow_join_id0", dc_allow_join_id0),
 	DC_FUNCTION("mptcp_pm_get_local_id", dc_get_local_id),
@@ -106,7 +110,7 @@ static const struct dc_function dc_originals[] = {
 	DC_FUNCTION("mptcp_crypto_key_sha", dc_key_sha),
 	DC_FUNCTION("mptcp_pm_fully_established", dc_pm_fully_established),
 	DC_FUNCTION("mptcp_adjust_add_addr_timeout", dc_add_addr_timeout),
-	DC_FUNCTION("mptcp_destroy", dc_destroy),
+	DC_FUNCTION("mptcp_incoming_options", dc_incoming_options),
 	DC_FUNCTION("mptcp_established_options", dc_established_options),
 	DC_FUNCTION("mptcp_crypto_hmac_sha", dc_hmac_sha),
 };
@@ -267,9 +271,20 @@ unsigned int dc_orig_add_addr_timeout(struct mptcp_sock *msk)
 	return static_call(dc_add_addr_timeout)(msk);
 }
 
-void dc_orig_destroy(struct sock *sk)
+bool dc_orig_incoming_options(struct sock *ssk, struct sk_buff *skb)
 {
-	static_call(dc_destroy)(sk);
+	return static_call(dc_incoming_options)(ssk, skb);
+}
+
+bool dc_schedule_work(struct sock *sk)
+{
+	return static_call(dc_work)(sk);
+}
+
+/* The first subflow of a socket that is neither connected nor on the way, which is made if need be. */
+struct sock *dc_first_subflow(struct mptcp_sock *msk)
+{
+	return static_call(dc_nmpc_sk)(msk);
 }
 
 int dc_orig_established_options(struct sock *ssk, struct sk_buff *skb, unsigned int remaining,

@@ -38,6 +38,17 @@ static struct dc_token_bucket *dc_bucket(u32 token)
 	return &dc_table[token & dc_mask];
 }
 
+/* The last number that dc_token_bucket_at() takes. */
+unsigned int dc_token_mask(void)
+{
+	return dc_mask;
+}
+
+struct dc_token_bucket *dc_token_bucket_at(unsigned int number)
+{
+	return &dc_table[number];
+}
+
 /* Called with the bucket's lock held. */
 static struct mptcp_subflow_request_sock *dc_find_request(struct dc_token_bucket *bucket,
 							  u32 token)
@@ -249,31 +260,6 @@ unlock:
 	return ns;
 }
 
-/*
- * Turns every low-overhead request, of whatever namespace, into one of plain TCP:
- * its SYN/ACK, sent again, and its ACK would else be half in one protocol and
- * half in the other.
- */
-void dc_requests_settle(void)
-{
-	struct mptcp_subflow_request_sock *subflow_req;
-	struct hlist_nulls_node *pos;
-	unsigned int i;
-
-	for (i = 0; i <= dc_mask; i++) {
-		struct dc_token_bucket *bucket = &dc_table[i];
-
-		spin_lock_bh(&bucket->lock);
-		hlist_nulls_for_each_entry_rcu(subflow_req, pos, &bucket->req_chain, token_node) {
-			if (subflow_req->token == subflow_req->local_key >> 32 &&
-			    subflow_req->idsn == ror64(subflow_req->local_key, 32))
-				subflow_req->mp_capable = 0;
-		}
-		spin_unlock_bh(&bucket->lock);
-		cond_resched();
-	}
-}
-
 /* Changes CONFIG_HZ times a second. */
 u32 dc_tick(void)
 {
@@ -319,6 +305,24 @@ void dc_rekey_schedule(void)
 void dc_rekey_cancel(void)
 {
 	cancel_work_sync(&dc_rekey_work);
+}
+
+static void dc_control_work_fn(struct work_struct *work)
+{
+	dc_control_work();
+}
+
+static DECLARE_DELAYED_WORK(dc_control, dc_control_work_fn);
+
+/* Asks for dc_control_work() in so many seconds from now on, from any context. */
+void dc_control_schedule(u32 seconds)
+{
+	mod_delayed_work(system_dfl_wq, &dc_control, seconds * HZ);
+}
+
+void dc_control_cancel(void)
+{
+	cancel_delayed_work_sync(&dc_control);
 }
 
 u32 dc_cpus(void)

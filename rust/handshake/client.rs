@@ -7,6 +7,7 @@ use kernel::ffi::{
     c_uint, //
 };
 use kernel::prelude::*;
+use proto::key::KeyField;
 use proto::negotiate::{
     outcome,
     Offer,
@@ -25,11 +26,14 @@ use super::join::{
 };
 use super::{
     derived,
-    external,
-    wire_is_ready, //
+    external, //
 };
 use crate::bh::BhGuard;
 use crate::bindings::*;
+use crate::control::{
+    self,
+    wire_is_ready, //
+};
 use crate::hook::{
     Call,
     Hook, //
@@ -75,6 +79,11 @@ unsafe extern "C" fn token_new_connect(ssk: *mut sock) -> c_int {
         // SAFETY: By this function's requirement.
         return unsafe { derived::dc_standard_connect(ssk) };
     };
+    if control::is_closing() {
+        // Who offers low overhead isn't asked anymore. Who has external keys gets plain TCP.
+        netns.count(DC_COUNT_EXTERNAL_REFUSED);
+        return EBUSY.to_errno();
+    }
     // The client's pair is never verified; the counter alone makes it unique.
     // SAFETY: By this function's requirement.
     let flow = unsafe { flow_of_sock(ssk, netns) };
@@ -126,8 +135,13 @@ unsafe extern "C" fn syn_options(
         // SAFETY: By this function's requirement.
         unsafe { derived::set_nonce(ssk, skb) };
     }
+    // SAFETY: By this function's requirement; the socket is locked.
+    let given_up = !joins && unsafe { gives_up(ssk) };
     // SAFETY: By this function's requirement.
     let written = unsafe { dc_orig_syn_options(ssk, skb, size, opts) };
+    if given_up {
+        return written;
+    }
     // SAFETY: By this function's requirement.
     let views = unsafe { (Subflow::of(ssk), OutOptions::new(opts), Netns::of_sock(ssk)) };
     let (Some(subflow), Some(opts), Some(netns)) = views else {
@@ -162,6 +176,23 @@ unsafe extern "C" fn syn_options(
         resize(mp_capable::len::KEY);
     }
     written
+}
+
+/// Gives an offer up that was made often enough; if so, the SYN about to be written is none of ours.
+///
+/// # Safety
+///
+/// `ssk` must be a live subflow, locked, whose SYN is about to be written.
+unsafe fn gives_up(ssk: *mut sock) -> bool {
+    // SAFETY: By this function's requirement.
+    let given_up = unsafe {
+        Subflow::of(ssk).is_some_and(Subflow::is_low_overhead) && dc_subflow_give_up(ssk)
+    };
+    // SAFETY: As above.
+    if let Some(netns) = unsafe { Netns::of_sock(ssk) }.filter(|_| given_up) {
+        netns.count(DC_COUNT_OFFER_GIVEN_UP);
+    }
+    given_up
 }
 
 /// `subflow_finish_connect()`: what the answer to our SYN means.
@@ -224,6 +255,7 @@ unsafe extern "C" fn finish_connect(ssk: *mut sock, skb: *const sk_buff) {
             external: subflow.is_external(),
             ..Features::default()
         },
+        own: KeyField::from_raw(subflow.local_key()),
         ..Offer::default()
     };
     match outcome(offer, received) {

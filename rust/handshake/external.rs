@@ -22,6 +22,7 @@ use kernel::ffi::{
 use kernel::prelude::*;
 use proto::key::KeyField;
 use proto::option::mp_join::{
+    fastclose_message,
     find,
     hmac_message,
     len,
@@ -31,14 +32,23 @@ use proto::option::mp_join::{
     ACK_HMAC_LEN,
     SYN_ACK_HMAC_LEN, //
 };
-use proto::option::Segment;
+use proto::option::{
+    options,
+    subtype,
+    subtype_of,
+    Segment, //
+};
 use proto::token::Token;
 
 use super::join::{
     with_packet,
     Hmacs, //
 };
-use crate::bh::BhDisabled;
+use crate::bh::{
+    cursor_here,
+    BhDisabled,
+    BhGuard, //
+};
 use crate::bindings::*;
 use crate::hook::{
     Call,
@@ -49,6 +59,7 @@ use crate::secret::{
     JoinSyn, //
 };
 use crate::stack::{
+    Connection,
     Netns,
     OutOptions,
     Packet,
@@ -89,19 +100,28 @@ fn sign(msk: *const mptcp_sock, previous: bool, message: &[u8]) -> Option<[u8; 3
     signed.then_some(hmac)
 }
 
-/// What the stack's HMAC is in external-key mode: of both keys and its message, under the application's key.
-/// Without one, nothing that anybody could guess.
-pub(super) fn hmac_of(
+/// What nobody can guess, where an HMAC is to match nothing.
+pub(super) fn unguessable() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    // SAFETY: That many bytes. Any context.
+    unsafe { kernel::bindings::get_random_bytes(bytes.as_mut_ptr().cast(), bytes.len()) };
+    bytes
+}
+
+/// ADD_ADDR carries the bytes of its HMAC from here on.
+const TAIL: usize = 24;
+
+/// The HMAC of both key fields and the stack's message, under the application's key or the one before it. `None`: there
+/// is no such key.
+fn hmac_with_keys(
     msk: *const mptcp_sock,
     previous: bool,
     key1: u64,
     key2: u64,
     message: &[u8],
-) -> [u8; 32] {
+) -> Option<[u8; 32]> {
     /// Two keys, and the longest message: address ID, IPv6 address and port of an ADD_ADDR.
     const LONGEST: usize = 16 + 19;
-    /// ADD_ADDR carries these bytes of the HMAC; nought means "echo" to the stack.
-    const TAIL: usize = 24;
 
     let mut buffer = [0; LONGEST];
     let mut length = 0;
@@ -110,21 +130,212 @@ pub(super) fn hmac_of(
         *to = *from;
         length += 1;
     }
-    let signed = buffer
-        .get(..length)
-        .and_then(|message| sign(msk, previous, message));
-    let mut hmac = signed.unwrap_or_else(|| {
-        let mut hmac = [0; 32];
-        // SAFETY: That many bytes. Any context.
-        unsafe { kernel::bindings::get_random_bytes(hmac.as_mut_ptr().cast(), hmac.len()) };
-        hmac
-    });
-    if hmac.iter().skip(TAIL).all(|byte| *byte == 0) {
-        if let Some(last) = hmac.last_mut() {
-            *last = 1;
+    sign(msk, previous, buffer.get(..length)?)
+}
+
+/// What the stack's HMAC is in external-key mode. Without a key, nothing that anybody could guess.
+pub(super) fn hmac_of(
+    msk: *const mptcp_sock,
+    previous: bool,
+    key1: u64,
+    key2: u64,
+    message: &[u8],
+) -> [u8; 32] {
+    hmac_with_keys(msk, previous, key1, key2, message).unwrap_or_else(unguessable)
+}
+
+/// [`hmac_of`] for an ADD_ADDR: under the key, or under the one before it if that makes `ahmac`, which has come.
+pub(super) fn hmac_of_address(
+    msk: *const mptcp_sock,
+    key1: u64,
+    key2: u64,
+    message: &[u8],
+    ahmac: u64,
+) -> [u8; 32] {
+    let under = |previous| {
+        let mut hmac = hmac_with_keys(msk, previous, key1, key2, message)?;
+        if let Some(last) = hmac.last_chunk_mut::<{ 32 - TAIL }>() {
+            // Nought means "echo" to the stack.
+            if *last == [0; 32 - TAIL] {
+                *last = 1u64.to_be_bytes();
+            }
+        }
+        Some(hmac)
+    };
+    let current = under(false);
+    if ahmac == 0 || current.is_some_and(|hmac| tail(&hmac) == ahmac) {
+        return current.unwrap_or_else(unguessable);
+    }
+    under(true)
+        .filter(|hmac| tail(hmac) == ahmac)
+        .or(current)
+        .unwrap_or_else(unguessable)
+}
+
+/// The bytes of an HMAC that an ADD_ADDR carries.
+fn tail(hmac: &[u8; 32]) -> u64 {
+    hmac.last_chunk()
+        .map_or(0, |tail: &[u8; 32 - TAIL]| u64::from_be_bytes(*tail))
+}
+
+/// What an MP_FASTCLOSE carries that `own` says to `peer`, under the connection's key or the one before.
+fn fastclose(msk: *const mptcp_sock, previous: bool, own: u64, peer: u64) -> Option<u64> {
+    let (own, peer) = (KeyField::from_raw(own)?, KeyField::from_raw(peer)?);
+    let hmac = sign(msk, previous, &fastclose_message(own, peer))?;
+    Some(u64::from_be_bytes(*hmac.first_chunk()?))
+}
+
+/// Signs an MP_FASTCLOSE that is about to be written, if its connection has an application's key. Without one it stays the
+/// stack's.
+pub(super) fn sign_fastclose(connection: Connection, opts: OutOptions) {
+    if !connection.is_external() {
+        return;
+    }
+    let (own, peer) = (connection.local_key(), connection.remote_key());
+    if let Some(hmac) = fastclose(connection.raw(), false, own, peer) {
+        opts.set_rcvr_key(hmac);
+    }
+}
+
+/// What this end's MP_FASTCLOSE carries, and the peer's, when the module is gone: what they do with it. Without a key,
+/// what nobody can guess.
+///
+/// # Safety
+///
+/// `msk` must be a live external-key connection; the others, places for the values.
+#[no_mangle]
+unsafe extern "C" fn dc_abort_keys(msk: *const mptcp_sock, ours: *mut u64, theirs: *mut u64) {
+    // SAFETY: By this function's requirement.
+    let connection = unsafe { Connection::live(msk) };
+    let (own, peer) = (connection.local_key(), connection.remote_key());
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = unguessable();
+    let random = [
+        u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_be_bytes([i, j, k, l, m, n, o, p]),
+    ];
+    // SAFETY: By this function's requirement.
+    unsafe {
+        ours.write(fastclose(msk, false, own, peer).unwrap_or(random[0]));
+        theirs.write(fastclose(msk, false, peer, own).unwrap_or(random[1]));
+    }
+}
+
+/// `mptcp_incoming_options()`: of an external-key connection, an MP_FASTCLOSE must be signed, and an ADD_ADDR may be under
+/// the key before. Sees every segment, but only while there are external keys.
+pub(super) struct IncomingOptions;
+
+impl Hook for IncomingOptions {
+    const TARGET: &'static CStr = c"mptcp_incoming_options";
+
+    #[inline(always)]
+    fn glance(call: Call<'_>) -> Option<bool> {
+        // SAFETY: The subflow's socket, which lives and holds its connection, is the first argument.
+        let connection = unsafe { Subflow::of(call.arg0()).and_then(|subflow| subflow.connection()) };
+        if connection.is_some_and(Connection::may_be_external) {
+            None
+        } else {
+            Some(false)
         }
     }
-    hmac
+
+    fn takes(call: Call<'_>) -> bool {
+        // SAFETY: The packet, which lives, is the second argument.
+        let packet = unsafe { Packet::live(call.arg1()) };
+        options(packet.options()).any(|option| {
+            matches!(
+                subtype_of(option),
+                Some(subtype::MP_FASTCLOSE | subtype::ADD_ADDR)
+            )
+        })
+    }
+
+    fn replacement() -> usize {
+        incoming_options as usize
+    }
+}
+
+/// # Safety
+///
+/// The arguments must be those of `mptcp_incoming_options()`.
+unsafe extern "C" fn incoming_options(ssk: *mut sock, skb: *mut sk_buff) -> bool {
+    // SAFETY: By this function's requirement.
+    let original = || unsafe { dc_orig_incoming_options(ssk, skb) };
+    // SAFETY: By this function's requirement, here and below.
+    let (packet, connection) = unsafe {
+        (
+            Packet::live(skb),
+            Subflow::of(ssk).and_then(|subflow| subflow.connection()),
+        )
+    };
+    let Some(connection) = connection.filter(|connection| connection.is_external()) else {
+        return original();
+    };
+    let mut closes = options(packet.options())
+        .filter_map(fastclose_of)
+        .map(|said| is_right_fastclose(connection, said, packet))
+        .peekable();
+    if closes.peek().is_some() {
+        // What stands beside it doesn't matter anymore, or comes from who knows where.
+        if closes.any(|right| right) {
+            // SAFETY: The subflow's socket lives, and holds its connection.
+            unsafe { dc_msk_abort(connection.raw()) };
+        // SAFETY: As above.
+        } else if let Some(netns) = unsafe { Netns::of_sock(ssk) } {
+            netns.count(DC_COUNT_FASTCLOSE_BAD);
+        }
+        return true;
+    }
+    let ahmac = options(packet.options()).find_map(ahmac_of).unwrap_or(0);
+    let bh = BhGuard::new();
+    // SAFETY: Softirqs are disabled, so the place is ours.
+    let noted = unsafe { &raw mut (*cursor_here()).ahmac };
+    // SAFETY: As above.
+    unsafe { noted.write(ahmac) };
+    let result = original();
+    // SAFETY: As above.
+    unsafe { noted.write(0) };
+    drop(bh);
+    result
+}
+
+/// The eight bytes of an MP_FASTCLOSE (RFC 8684, section 3.5).
+fn fastclose_of(option: &[u8]) -> Option<u64> {
+    match *option {
+        [_, 12, _, _, ref key @ ..] if subtype_of(option) == Some(subtype::MP_FASTCLOSE) => {
+            Some(u64::from_be_bytes(*key.first_chunk()?))
+        }
+        _ => None,
+    }
+}
+
+/// The HMAC of an ADD_ADDR that is no echo (RFC 8684, section 3.4.1).
+fn ahmac_of(option: &[u8]) -> Option<u64> {
+    /// Flag E: an echo, which has none.
+    const ECHO: u8 = 1;
+
+    match *option {
+        [_, length, third, ..]
+            if subtype_of(option) == Some(subtype::ADD_ADDR) && third & ECHO == 0 && length >= 16 =>
+        {
+            Some(u64::from_be_bytes(*option.last_chunk()?))
+        }
+        _ => None,
+    }
+}
+
+/// Whether an MP_FASTCLOSE with these eight bytes is the peer's. Before the application has given its key that can't be
+/// known, nor is there another subflow: then it counts in a reset, whose sequence number TCP has checked.
+fn is_right_fastclose(connection: Connection, said: u64, packet: Packet) -> bool {
+    let msk = connection.raw();
+    // SAFETY: The connection lives.
+    if !unsafe { dc_app_has_key(msk) } {
+        return packet.is_reset();
+    }
+    let (own, peer) = (connection.local_key(), connection.remote_key());
+    [false, true].into_iter().any(|previous| {
+        fastclose(msk, previous, peer, own)
+            .is_some_and(|hmac| same_hmac(&hmac.to_be_bytes(), &said.to_be_bytes()))
+    })
 }
 
 /// Answers the SYN of a join that the stack would take. Returns what `subflow_check_req()` does.
@@ -203,12 +414,12 @@ fn has_hmac_a(of: &dc_join_request, nonce: u32, ack: &dc_join) -> bool {
 /// Whether `ack` ends the handshake that the request began, and for the first time: with the same addresses,
 /// sequence number and `Rand_A`, the same `Rand_B` comes again within its time.
 ///
-/// If no subflow comes of it, `dc_app_join_failed()` must be called.
+/// If so, `dc_app_join_end()` must be called.
 pub(super) fn is_right_ack(of: &dc_join_request, ack: &dc_join) -> bool {
     ack.nonce == of.remote_nonce
         && (of.verified || has_hmac_a(of, of.local_nonce, ack))
         // SAFETY: The request holds its connection.
-        && unsafe { dc_app_join_came(of.msk, of.local_nonce) }
+        && unsafe { dc_app_join_begin(of.msk, of.local_nonce) }
 }
 
 /// Judges the ACK of a join that answers a SYN cookie. Returns 0, or `-EINVAL`: drop.
@@ -269,7 +480,9 @@ pub(super) unsafe fn finish_join(ssk: *mut sock, skb: *const sk_buff) {
     let original = || unsafe { dc_orig_finish_connect(ssk, skb) };
 
     let msk = subflow.conn();
-    let (local_key, remote_key) = (subflow.local_key(), subflow.remote_key());
+    // The subflow's copy of the peer's key field is none: `dc_subflow_joins()`.
+    // SAFETY: The subflow holds its connection.
+    let (local_key, remote_key) = (subflow.local_key(), unsafe { dc_msk_peer_key(msk) });
     let key = match find(packet.options(), Segment::SynAck) {
         Some(MpJoinRepr {
             body:
@@ -299,9 +512,10 @@ pub(super) unsafe fn finish_join(ssk: *mut sock, skb: *const sk_buff) {
         // The stack finds no MP_JOIN or a wrong HMAC, and resets: neither key made it.
         None => DC_COUNT_JOIN_SYNACK_BAD,
     });
-    let hmacs = Hmacs::under(msk, key.unwrap_or(true), local_key, remote_key);
+    // If neither key made it, nothing may match.
+    let hmacs = key.map(|previous| Hmacs::under(msk, previous, local_key, subflow.remote_key()));
     // SAFETY: `original` doesn't sleep; the subflow holds its connection.
-    unsafe { with_packet(skb, Some(hmacs), original) }
+    unsafe { with_packet(skb, hmacs, original) }
 }
 
 /// `mptcp_established_options()`: the ACK of an external-key join is 4 bytes longer than the stack's.
@@ -352,7 +566,7 @@ unsafe extern "C" fn established_options(
     if size >= STOCK
         && opts.suboptions() & DC_MPJ_ACK as u16 != 0
         && u32::try_from(grown).is_ok_and(|grown| grown <= remaining)
-        && super::wire_is_ready()
+        && crate::control::wire_is_ready()
     {
         opts.mark(OutOptions::OURS);
         return grown;

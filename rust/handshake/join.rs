@@ -16,6 +16,7 @@ use proto::option::mp_join::{
     Body,
     MpJoinRepr, //
 };
+use proto::option::Segment;
 
 use super::external;
 use super::wire::{
@@ -144,7 +145,7 @@ pub(super) fn is_expected(packet: Packet) -> bool {
 /// application's key takes the place of the stack's two.
 pub(super) struct HmacSha;
 
-/// Whether these are the keys, in either order, that [`with_packet`] has HMACs for on this CPU.
+/// Whether these are the keys of a subflow, in either order, that [`with_packet`] has HMACs for on this CPU.
 fn has_hmacs(keys: (u64, u64)) -> bool {
     // SAFETY: As in `is_expected`: where the keys match, it is the join under way here.
     let (local, remote) = unsafe {
@@ -206,62 +207,107 @@ const JOIN_MESSAGE: c_int = 8;
 /// The arguments must be those of `mptcp_crypto_hmac_sha()`.
 unsafe extern "C" fn hmac_sha(key1: u64, key2: u64, msg: *mut u8, len: c_int, hmac: *mut [u8; 32]) {
     let bh = BhGuard::new();
-    let joins = len == JOIN_MESSAGE && has_hmacs((key1, key2));
-    let (app, previous) = if joins {
-        // SAFETY: As in `has_hmacs`.
-        unsafe {
-            let cursor = cursor_here();
-            (
-                (&raw const (*cursor).app).read_volatile(),
-                (&raw const (*cursor).previous).read_volatile(),
-            )
-        }
-    } else {
-        // The local key comes first where an HMAC is generated, second where it is verified. Which
-        // of them it is matters only where both ends are on this host, and to ADD_ADDR alone.
+    // SAFETY: By this function's requirement `msg` has `len` bytes.
+    let message =
+        unsafe { core::slice::from_raw_parts(msg, usize::try_from(len).unwrap_or_default()) };
+    let result = if len == JOIN_MESSAGE {
         // SAFETY: Softirqs are disabled.
-        let owner = |local, remote| unsafe { dc_external_owner(local, remote) };
-        let generator = owner(key1, key2);
-        (
-            if generator.is_null() {
-                owner(key2, key1)
-            } else {
-                generator
-            },
-            false,
-        )
+        unsafe { hmac_of_join(key1, key2, message) }
+    } else {
+        owner(key1, key2).map(|app| {
+            // SAFETY: As in `has_hmacs`.
+            let ahmac = unsafe { (&raw const (*cursor_here()).ahmac).read_volatile() };
+            external::hmac_of_address(app, key1, key2, message, ahmac)
+        })
     };
-    let result = match (app.is_null(), joins) {
-        (true, true) => [0; 32],
-        (true, false) => {
+    match result {
+        // SAFETY: The caller has room for a whole SHA-256 there.
+        Some(result) => unsafe { hmac.write(result) },
+        None => {
             drop(bh);
             // SAFETY: By this function's requirement.
-            return unsafe { dc_orig_hmac_sha(key1, key2, msg, len, hmac.cast()) };
+            unsafe { dc_orig_hmac_sha(key1, key2, msg, len, hmac.cast()) }
         }
-        // SAFETY: `msg` has `len` bytes; the connection lives while softirqs are disabled.
-        _ => unsafe {
-            let message = core::slice::from_raw_parts(msg, usize::try_from(len).unwrap_or(0));
-            external::hmac_of(app, previous, key1, key2, message)
-        },
-    };
-    // SAFETY: The caller has room for a whole SHA-256 there.
-    unsafe { hmac.write(result) };
-    drop(bh);
+    }
 }
 
-/// `subflow_syn_recv_sock()`: the ACK of a join must repeat the token that its SYN had.
+/// The external-key connection with these keys, in either order.
+///
+/// The local key comes first where an HMAC is generated, second where it is verified. Which of them it is matters
+/// only where both ends are on this host, and then both have the same key, or no HMAC fits anyway.
+fn owner(key1: u64, key2: u64) -> Option<*const mptcp_sock> {
+    // SAFETY: The callers have softirqs disabled.
+    let owner = |local, remote| unsafe { dc_external_owner(local, remote) };
+    [owner(key1, key2), owner(key2, key1)]
+        .into_iter()
+        .find(|owner| !owner.is_null())
+}
+
+/// The HMAC of the join that is under way on this CPU. `None`: it is none of ours.
+///
+/// # Safety
+///
+/// Softirqs must be disabled.
+unsafe fn hmac_of_join(key1: u64, key2: u64, message: &[u8]) -> Option<[u8; 32]> {
+    if !has_hmacs((key1, key2)) {
+        // Of an external-key connection, a join counts only when it has been found right before.
+        return owner(key1, key2).map(|_| external::unguessable());
+    }
+    // SAFETY: As in `has_hmacs`.
+    let (app, previous, local) = unsafe {
+        let cursor = cursor_here();
+        (
+            (&raw const (*cursor).app).read_volatile(),
+            (&raw const (*cursor).previous).read_volatile(),
+            (&raw const (*cursor).local_key).read_volatile(),
+        )
+    };
+    if app.is_null() {
+        return Some([0; 32]);
+    }
+    // SAFETY: Who runs `with_packet` holds the connection.
+    let remote = unsafe { dc_msk_peer_key(app) };
+    let (key1, key2) = if key1 == local {
+        (local, remote)
+    } else {
+        (remote, local)
+    };
+    Some(external::hmac_of(app, previous, key1, key2, message))
+}
+
+/// `subflow_syn_recv_sock()`: the ACK of a join must repeat the token that its SYN had. And the SYN of an external-key
+/// connection by TCP Fast Open is read once more.
 pub(super) struct SynRecvSock;
 
 impl Hook for SynRecvSock {
     const TARGET: &'static CStr = c"subflow_syn_recv_sock";
 
     fn takes(call: Call<'_>) -> bool {
-        // SAFETY: The request, a live one of MPTCP, is the third argument.
-        unsafe { dc_request_joins(call.arg2()) || dc_request_joins_external(call.arg2()) }
+        let req = call.arg2();
+        // SAFETY: The request, a live one of MPTCP, is the third argument; the packet, the second.
+        unsafe {
+            dc_request_joins(req)
+                || dc_request_joins_external(req)
+                || is_external_syn(req, call.arg1())
+        }
     }
 
     fn replacement() -> usize {
         syn_recv_sock as usize
+    }
+}
+
+/// Whether a request and its packet are those of an external-key connection that begins with its SYN.
+///
+/// # Safety
+///
+/// Both must live.
+unsafe fn is_external_syn(req: *const request_sock, skb: *const sk_buff) -> bool {
+    // SAFETY: By this function's requirement.
+    unsafe {
+        apps_used()
+            && dc_request_is_external_capable(req)
+            && Packet::live(skb).segment() == Segment::Syn
     }
 }
 
@@ -290,9 +336,19 @@ unsafe extern "C" fn syn_recv_sock(
     let joins = unsafe { dc_join_request_of(req, &mut of) && dc_join_complete(req) };
     // SAFETY: By this function's requirement, here and below.
     let (packet, netns) = unsafe { (Packet::new(skb), Netns::of_sock(listener)) };
-    let (Some(packet), Some(netns), true) = (packet, netns, joins) else {
+    let (Some(packet), Some(netns)) = (packet, netns) else {
         return original();
     };
+    if !joins {
+        // SAFETY: By this function's requirement; `original` doesn't sleep in softirq.
+        return unsafe {
+            if is_external_syn(req, skb) {
+                with_packet(skb, None, original)
+            } else {
+                original()
+            }
+        };
+    }
 
     let ack = find(packet.options(), packet.segment()).map(fields_of);
     let right = ack.is_some_and(|ack| {
@@ -307,12 +363,18 @@ unsafe extern "C" fn syn_recv_sock(
     }
     netns.count(DC_COUNT_JOIN_ACK_RX);
     let hmacs = Hmacs::none(of.local_key, of.remote_key);
+    // The request's reference to the connection becomes the subflow's, which others may close at once.
+    // SAFETY: The request holds the connection; released below.
+    unsafe { dc_msk_hold(of.msk) };
     // SAFETY: `subflow_syn_recv_sock()` runs in softirq, so it doesn't sleep.
     let child = unsafe { with_packet(skb, Some(hmacs), original) };
-    if child.is_null() && of.external {
-        // SAFETY: The request still holds the connection.
-        unsafe { dc_app_join_failed(of.msk, of.local_nonce) };
+    if of.external {
+        // A child that isn't the request's own loses against one of another CPU's.
+        // SAFETY: The connection is held; the original has written `own_req`.
+        unsafe { dc_app_join_end(of.msk, of.local_nonce, !child.is_null() && *own_req) };
     }
+    // SAFETY: Held above.
+    unsafe { dc_msk_put(of.msk) };
     child
 }
 

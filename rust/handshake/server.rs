@@ -37,11 +37,14 @@ use super::wire::{
 };
 use super::{
     derived,
-    join,
-    wire_is_ready, //
+    join, //
 };
 use crate::bh::BhDisabled;
 use crate::bindings::*;
+use crate::control::{
+    self,
+    wire_is_ready, //
+};
 use crate::hook::{
     Call,
     Hook, //
@@ -260,8 +263,11 @@ unsafe fn take_capable(
     let (netns, takes) = unsafe { Netns::of_listener(listener, false, bh) }?;
     // SAFETY: As above.
     let flow = unsafe { Packet::live(skb) }.flow(netns.cookie())?;
-    let (Answer::Dc(agreed), Option_::Dc(option)) = (answer(takes, Some(received)), received)
-    else {
+    let (Answer::Dc(agreed), Option_::Dc(option), false) = (
+        answer(takes, Some(received)),
+        received,
+        control::is_closing(),
+    ) else {
         if takes.features.external {
             // The request is one of plain TCP, as the stack has set it up.
             netns.count(DC_COUNT_EXTERNAL_REFUSED);
@@ -469,7 +475,7 @@ unsafe fn take_cookie_ack(
     };
     // SAFETY: By this function's requirement.
     let (netns, takes) = unsafe { Netns::of_listener(listener, false, &bh) }?;
-    let Option_::Dc(option) = received else {
+    let (Option_::Dc(option), false) = (received, control::is_closing()) else {
         if takes.features.external {
             // The SYN/ACK said nothing of standard MPTCP.
             // SAFETY: The request is being made and nobody else has it.
@@ -499,7 +505,7 @@ unsafe fn take_cookie_ack(
             }
         }
         Err(Refusal::NotOwn) => netns.count(DC_COUNT_MPC_COOKIE_NOT_OWN),
-        Err(Refusal::Form | Refusal::Mode) => {}
+        Err(Refusal::Form | Refusal::Mode | Refusal::SamePair) => {}
     }
     Some(0)
 }

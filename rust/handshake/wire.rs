@@ -24,6 +24,7 @@ use proto::option::{
 };
 use proto::token::Token;
 
+use super::external;
 use super::join::{
     fields_of,
     is_expected, //
@@ -57,10 +58,11 @@ impl Hook for WriteOptions {
         // SAFETY: The options, on the caller's stack, are the fourth argument.
         let opts = unsafe { OutOptions::live(call.arg3()) };
         let suboptions = opts.suboptions();
-        suboptions & OutOptions::HANDSHAKE != 0
+        suboptions & (OutOptions::HANDSHAKE | OutOptions::FASTCLOSE) != 0
             && (suboptions & OutOptions::OURS != 0
                 // SAFETY: The subflow's socket, or null for a SYN/ACK, is the third argument.
-                || unsafe { Subflow::of(call.arg2()) }.is_some_and(Subflow::is_low_overhead))
+                || unsafe { Subflow::of(call.arg2()) }.is_some_and(Subflow::is_low_overhead)
+                || suboptions & OutOptions::FASTCLOSE != 0)
     }
 
     fn replacement() -> usize {
@@ -106,6 +108,13 @@ unsafe fn write_other(
 ) {
     // SAFETY: By this function's requirement.
     let original = |ptr| unsafe { dc_orig_write_options(th, ptr, tp, opts.raw()) };
+    if suboptions & OutOptions::FASTCLOSE != 0 {
+        // SAFETY: The subflow's socket is the third argument; who sends has not closed it.
+        if let Some(connection) = unsafe { Subflow::of(tp.cast()).and_then(|s| s.connection()) } {
+            external::sign_fastclose(connection, opts);
+        }
+        return original(ptr);
+    }
     if suboptions & OutOptions::MPJ != 0 {
         // SAFETY: The subflow's socket, or null for a SYN/ACK, is the third argument.
         let subflow = unsafe { Subflow::of(tp.cast()) };
@@ -367,6 +376,19 @@ fn translate(packet: Packet, received: Received) -> Option<()> {
             }
             (DC_MPC_SYNACK, sender, None)
         }
+        // TCP Fast Open makes a connection of the SYN, which the stack reads once more. Of ours it knows all but flag B.
+        (Segment::Syn, Body::Compact | Body::Key { .. }) if is_expected(packet) => {
+            let Features {
+                checksum,
+                deny_join,
+                ..
+            } = option.features;
+            // SAFETY: The options are the caller's to fill.
+            unsafe {
+                dc_received_capable(received.raw(), DC_MPC_SYN as u16, checksum, deny_join);
+            }
+            return Some(());
+        }
         (_, Body::Keys { sender, receiver })
         | (
             _,
@@ -374,8 +396,8 @@ fn translate(packet: Packet, received: Received) -> Option<()> {
                 sender, receiver, ..
             },
         ) => {
-            // B as in the SYN/ACK.
-            if option.features.external != receiver.is_external() {
+            // Two pairs, and B as in the SYN/ACK.
+            if sender == receiver || option.features.external != receiver.is_external() {
                 return None;
             }
             // Whoever holds the token that is echoed must hold the whole key field, so the ACK

@@ -19,7 +19,8 @@
 /*
  * setsockopt() only: int. 1: connect with external keys or as plain TCP, never
  * with keys in clear; a listener takes no other MPTCP either, and its children
- * are external. Before connect() or listen().
+ * are external. Before connect() or listen(). That holds when the module is
+ * unloaded before: the socket is then one of plain TCP.
  * EISCONN: too late. EINVAL: neither 0 nor 1. EPERM: net.mptcp_dc.app_key is 0.
  */
 #define MPTCP_ENABLE_APP_KEY	0xdc01

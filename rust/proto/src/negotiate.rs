@@ -14,12 +14,16 @@
 //! | answer | result |
 //! |---|---|
 //! | version 15, B as asked | low-overhead, or external-key |
+//! | version 15, the client's own pair | none of ours: an echo of the SYN. Plain TCP |
 //! | version 1 | standard MPTCP: the client takes a fresh standard key and token |
 //! | no MP_CAPABLE | plain TCP |
 //!
 //! An application that asked for external keys, at either end, gets external-key mode or plain
 //! TCP, never keys in clear. A server whose listener did not ask for external keys treats B as
 //! RFC 8684 says: it ignores the option.
+//!
+//! The ends' pairs differ, or there is no connection of ours: with equal ones each end's HMACs would be
+//! right as the other's.
 
 use crate::key::KeyField;
 use crate::option::mp_capable::{Body, Features, Mapping, MpCapableRepr, Received};
@@ -54,6 +58,19 @@ pub struct Offer {
     pub form: SynForm,
     /// The SYN's flags; `external` if the application asked for external keys.
     pub features: Features,
+    /// The client's own key field, to know an echo by. `None` knows none.
+    pub own: Option<KeyField>,
+}
+
+impl Offer {
+    /// Whether `peer` is the client's own key field.
+    #[inline]
+    const fn is_own(&self, peer: KeyField) -> bool {
+        match self.own {
+            Some(own) => own.raw() == peer.raw(),
+            None => false,
+        }
+    }
 }
 
 /// What a listener takes.
@@ -196,10 +213,12 @@ pub const fn outcome(offer: Offer, received: Option<Received>) -> Outcome {
         Some(Received::Dc(MpCapableRepr {
             features,
             body: Body::Key { sender },
-        })) if features.external == offer.features.external => Outcome::Dc {
-            agreed: Agreed::new(offer.features, features),
-            peer: sender,
-        },
+        })) if features.external == offer.features.external && !offer.is_own(sender) => {
+            Outcome::Dc {
+                agreed: Agreed::new(offer.features, features),
+                peer: sender,
+            }
+        }
         Some(Received::Standard) if !offer.features.external => Outcome::Standard,
         _ => Outcome::Tcp,
     }
@@ -248,6 +267,8 @@ pub enum Refusal {
     Form,
     /// B other than the SYN/ACK had it, or, with SYN cookies, than the listener has it.
     Mode,
+    /// Both its pairs are the same.
+    SamePair,
     /// It echoes a pair that this host did not issue to this connection.
     NotOwn,
 }
@@ -285,6 +306,9 @@ pub fn third_ack(
     };
     if !allowed {
         return Err(Refusal::Mode);
+    }
+    if sender == receiver {
+        return Err(Refusal::SamePair);
     }
     if !is_own(receiver) {
         return Err(Refusal::NotOwn);

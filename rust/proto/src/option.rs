@@ -33,8 +33,12 @@ pub mod subtype {
     pub const MP_JOIN: u8 = 1;
     /// Data sequence signal (RFC 8684, section 3.3).
     pub const DSS: u8 = 2;
+    /// Add address (RFC 8684, section 3.4.1).
+    pub const ADD_ADDR: u8 = 3;
     /// Remove address (RFC 8684, section 3.4.2).
     pub const REMOVE_ADDR: u8 = 4;
+    /// Close the whole connection at once (RFC 8684, section 3.5).
+    pub const MP_FASTCLOSE: u8 = 7;
 }
 
 /// Where an option stands: its handshake segment, as the TCP flags and the payload tell.

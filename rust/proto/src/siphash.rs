@@ -43,21 +43,14 @@ impl HashKey {
     /// The key's 16 bytes are two words, little endian.
     #[inline]
     pub fn new(key: &[u8; 16]) -> Self {
-        let key = u128::from_le_bytes(*key);
-        let (k0, k1) = (key as u64, (key >> 64) as u64);
         Self {
-            start: State {
-                v0: k0 ^ 0x736f_6d65_7073_6575,
-                v1: k1 ^ 0x646f_7261_6e64_6f6d,
-                v2: k0 ^ 0x6c79_6765_6e65_7261,
-                v3: k1 ^ 0x7465_6462_7974_6573,
-            },
+            start: State::of(key),
         }
     }
 
     /// Replaces the key in place.
     pub fn set_key(&mut self, key: &[u8; 16]) {
-        *self = Self::new(key);
+        self.start = State::of(key);
     }
 
     /// Overwrites the key with zeros.
@@ -100,6 +93,21 @@ struct State {
     v1: u64,
     v2: u64,
     v3: u64,
+}
+
+impl State {
+    /// The state before the first word, under `key`.
+    #[inline(always)]
+    const fn of(key: &[u8; 16]) -> Self {
+        let key = u128::from_le_bytes(*key);
+        let (k0, k1) = (key as u64, (key >> 64) as u64);
+        Self {
+            v0: k0 ^ 0x736f_6d65_7073_6575,
+            v1: k1 ^ 0x646f_7261_6e64_6f6d,
+            v2: k0 ^ 0x6c79_6765_6e65_7261,
+            v3: k1 ^ 0x7465_6462_7974_6573,
+        }
+    }
 }
 
 impl State {

@@ -6,7 +6,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use proptest::prelude::*;
 use proto::key::KeyField;
 use proto::option::mp_join::{
-    find, hmac_message, same_hmac, standard_syn_alone, syn_alone, Body, MpJoinRepr, ACK_HMAC_LEN,
+    fastclose_message, find, hmac_message, same_hmac, standard_syn_alone, syn_alone, Body,
+    MpJoinRepr, ACK_HMAC_LEN,
 };
 use proto::option::{Error, Segment, MAX_LEN};
 use proto::token::Token;
@@ -153,6 +154,24 @@ proptest! {
     }
 
     #[test]
+    fn what_a_fastclose_signs_is_both_key_fields_own_first_and_its_subtype(fields in key_fields()) {
+        let [own, peer] = fields;
+        let parts = [own, peer].map(|field| field.raw().to_be_bytes()).concat();
+        prop_assert_eq!(fastclose_message(own, peer).to_vec(), [parts, vec![7]].concat());
+    }
+
+    #[test]
+    fn a_fastclose_stands_for_one_connection_and_one_direction(
+        fields in key_fields(), other in key_fields(), mixed: [bool; 2],
+    ) {
+        let field = |at: usize| if mixed[at] { fields[at] } else { other[at] };
+        let one = fastclose_message(fields[0], fields[1]);
+        let same = fields == [field(0), field(1)];
+        prop_assert_eq!(one == fastclose_message(field(0), field(1)), same);
+        prop_assert_eq!(one == fastclose_message(fields[1], fields[0]), fields[0] == fields[1]);
+    }
+
+    #[test]
     fn an_hmac_verifies_under_its_key_alone(
         key in proptest::collection::vec(any::<u8>(), 16..=64),
         fields in key_fields(),
@@ -184,6 +203,12 @@ fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
 fn hmacs_of_joins_are_those_of_another_library() {
     assert_eq!(vectors::join_hmacs(hmac), Ok(()));
     assert!(vectors::join_hmacs(|key, message| hmac(message, key)).is_err());
+}
+
+#[test]
+fn hmacs_of_fastcloses_are_those_of_another_library() {
+    assert_eq!(vectors::fastclose_hmacs(hmac), Ok(()));
+    assert!(vectors::fastclose_hmacs(|key, message| hmac(message, key)).is_err());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 //! The first handshake end to end, over bytes, for every pair of client and server.
 
+use proptest::prelude::*;
 use proto::key::KeyField;
 use proto::negotiate::*;
 use proto::option::mp_capable::{find, Body, Features, Mapping, MpCapableRepr, Received};
@@ -80,6 +81,7 @@ fn handshake(client: Host, server: Host, checksum: bool) -> Mode {
             external,
             deny_join: true,
         },
+        own: Some(own_a()),
     });
     let syn_bytes = match (client, offer) {
         (_, Some(offer)) => wire(Segment::Syn, &syn(offer, own_a())),
@@ -201,6 +203,7 @@ fn checksums_run_if_either_end_requires_them() {
             let offer = Offer {
                 form: SynForm::Compact,
                 features: features(theirs),
+                own: Some(own_a()),
             };
             let listener = Listener {
                 accept: true,
@@ -232,6 +235,7 @@ fn an_answer_with_b_other_than_asked_is_plain_tcp() {
             let offer = Offer {
                 form: SynForm::Compact,
                 features: features(asked),
+                own: None,
             };
             let reply = MpCapableRepr {
                 features: features(answered),
@@ -335,4 +339,67 @@ fn a_cookie_ack_to_a_listener_that_accepts_nothing_is_refused_before_any_key_is_
         panic!("a key was tried")
     });
     assert_eq!(result, Err(Refusal::Form));
+}
+
+fn pair() -> impl Strategy<Value = KeyField> {
+    (1_u64 << 32..).prop_map(key)
+}
+
+fn flags() -> impl Strategy<Value = Features> {
+    any::<[bool; 3]>().prop_map(|[checksum, external, deny_join]| Features {
+        checksum,
+        external,
+        deny_join,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1024, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_echo_of_the_clients_own_syn_is_no_answer_of_ours(
+        own in pair(), features in flags(), full: bool,
+    ) {
+        let form = if full { SynForm::Full } else { SynForm::Compact };
+        let offer = Offer { form, features, own: Some(own) };
+        let echo = wire(Segment::Syn, &syn(offer, own));
+        prop_assert_eq!(outcome(offer, find(&echo, Segment::SynAck)), Outcome::Tcp);
+    }
+
+    #[test]
+    fn an_answer_is_taken_exactly_if_its_pair_is_not_the_clients(
+        own in pair(), other in pair(), same: bool, features in flags(), answered in flags(),
+    ) {
+        let sender = if same { own } else { other };
+        let reply = MpCapableRepr {
+            features: Features { external: features.external, ..answered },
+            body: Body::Key { sender },
+        };
+        let offer = Offer { features, own: Some(own), ..Offer::default() };
+        let outcome = outcome(offer, find(&wire(Segment::SynAck, &reply), Segment::SynAck));
+        if sender == own {
+            prop_assert_eq!(outcome, Outcome::Tcp);
+        } else {
+            let taken = matches!(outcome, Outcome::Dc { peer, .. } if peer == sender);
+            prop_assert!(taken);
+        }
+    }
+
+    #[test]
+    fn a_third_ack_with_two_equal_pairs_is_refused_before_any_key_is_tried(
+        own in pair(), external: bool, data: bool, cookie: bool,
+    ) {
+        let features = Features { external, ..Features::default() };
+        let listener = Listener { accept: true, features };
+        let offer = Offer { features, ..Offer::default() };
+        let kept = Agreed { external, checksum: false, peer_denies_join: false };
+        let mapping = data.then_some(Mapping { len: 1, checksum: None });
+        let ack = |own, peer| ack(offer, kept, own, peer, mapping);
+        let kept = (!cookie).then_some(kept);
+        let refused = third_ack(listener, kept, &ack(own, own), |_| panic!("a key was tried"));
+        prop_assert_eq!(refused, Err(Refusal::SamePair));
+        let other = key(own.raw() ^ 1);
+        let taken = third_ack(listener, kept, &ack(other, own), |key| key == own);
+        prop_assert!(taken.is_ok());
+    }
 }

@@ -244,6 +244,28 @@ pub fn hmac_message(
     message
 }
 
+/// Length of a [`fastclose_message`], in bytes.
+pub const FASTCLOSE_MESSAGE_LEN: usize = 17;
+
+/// Bytes of the HMAC that an MP_FASTCLOSE carries, where RFC 8684 has the receiver's key.
+pub const FASTCLOSE_HMAC_LEN: usize = 8;
+
+/// What the HMAC of an external-key connection's MP_FASTCLOSE is computed over, with HMAC-SHA256 under
+/// the application's key: `K_own ‖ K_peer ‖ 7`, of the end that closes.
+///
+/// 7 is the option's subtype. No [`hmac_message`] and no ADD_ADDR's message has this length (24; 16
+/// and at least 7), so what an end signed for one of them closes nothing, and a reflected one
+/// doesn't either.
+#[inline]
+pub fn fastclose_message(own: KeyField, peer: KeyField) -> [u8; FASTCLOSE_MESSAGE_LEN] {
+    let keys = (u128::from(own.raw()) << 64) | u128::from(peer.raw());
+    let mut message = [subtype::MP_FASTCLOSE; FASTCLOSE_MESSAGE_LEN];
+    if let Some(head) = message.first_chunk_mut() {
+        *head = keys.to_be_bytes();
+    }
+    message
+}
+
 /// Whether two HMACs are equal, in a time that does not depend on where they differ.
 #[inline]
 pub fn same_hmac<const N: usize>(one: &[u8; N], other: &[u8; N]) -> bool {

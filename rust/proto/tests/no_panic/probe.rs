@@ -124,6 +124,11 @@ pub fn hmac_message(own: KeyField, peer: KeyField, nonces: [u32; 2]) -> [u8; 24]
 }
 
 #[no_mangle]
+pub fn fastclose_message(own: KeyField, peer: KeyField) -> [u8; 17] {
+    mp_join::fastclose_message(own, peer)
+}
+
+#[no_mangle]
 pub fn same_hmac(one: &[u8; 16], other: &[u8; 16]) -> bool {
     mp_join::same_hmac(one, other)
 }
