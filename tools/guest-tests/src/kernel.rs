@@ -8,8 +8,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 
 use crate::netns::output;
 use crate::Test;
@@ -180,4 +182,24 @@ pub fn hooked_functions() -> Result<Vec<String>> {
         .filter(|line| line.split_whitespace().any(|word| word == "I"))
         .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
         .collect())
+}
+
+/// How long hooks may stand when nothing needs them anymore. The module takes them away at leisure: ten seconds later at
+/// the earliest, and not while a connection may still send or get a segment of a handshake.
+const LEISURE: Duration = Duration::from_secs(90);
+
+/// Waits until none of these functions is hooked.
+pub fn wait_until_unhooked(functions: &[&str]) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let hooked = hooked_functions()?;
+        if !hooked.iter().any(|name| functions.contains(&name.as_str())) {
+            return Ok(());
+        }
+        ensure!(
+            start.elapsed() < LEISURE,
+            "after {LEISURE:?} still hooked: {hooked:?}"
+        );
+        thread::sleep(Duration::from_millis(100));
+    }
 }

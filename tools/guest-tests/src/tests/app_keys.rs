@@ -552,18 +552,11 @@ fn reconnected() -> Result<()> {
     Ok(())
 }
 
-/// Whether what only external keys need is hooked.
-fn is_hooked() -> Result<bool> {
-    let hooked = kernel::hooked_functions()?;
-    Ok(hooked
-        .iter()
-        .any(|name| name == "mptcp_established_options"))
-}
+/// What only external keys need, and every segment passes.
+const EXTERNAL: [&str; 1] = ["mptcp_established_options"];
 
 fn closed(scale: Scale) -> Result<()> {
-    eventually("no socket of earlier tests has external keys", || {
-        Ok(!is_hooked()?)
-    })?;
+    kernel::wait_until_unhooked(&EXTERNAL).context("earlier tests")?;
     let family = Family::V4;
     let pair = scene(family)?;
     type Close = fn(&Pair) -> Result<()>;
@@ -631,16 +624,18 @@ fn closed(scale: Scale) -> Result<()> {
         }),
     ];
     let gone = |what: &str| {
-        eventually(&format!("closed when {what}, the hooks went"), || {
-            Ok(!is_hooked()?)
-        })
+        kernel::wait_until_unhooked(&EXTERNAL).with_context(|| format!("closed when {what}"))
     };
     let open = listen(&pair, family)?;
-    ensure!(is_hooked()?, "no hook while a socket lives");
+    let hooked = kernel::hooked_functions()?;
+    ensure!(
+        hooked.iter().any(|name| name == EXTERNAL[0]),
+        "no hook while a socket lives: {hooked:?}"
+    );
     drop(open);
     for (state, close) in states {
         close(&pair).context(state)?;
-        // They go a second later, so all together take less time.
+        // They go some time later, so all together take less of it.
         if scale == Scale::Long {
             gone(state)?;
         }

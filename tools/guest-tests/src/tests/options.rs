@@ -662,19 +662,14 @@ fn info_lengths() -> Result<()> {
 
 /// Or whoever may open a socket could slow down everybody's segments.
 fn refused_key_hooks() -> Result<()> {
+    const EXTERNAL: &str = "mptcp_established_options";
     let hooked = || -> Result<bool> {
-        let all = kernel::hooked_functions()?;
-        Ok(all.iter().any(|name| name == "mptcp_established_options"))
+        Ok(kernel::hooked_functions()?
+            .iter()
+            .any(|name| name == EXTERNAL))
     };
-    let start = Instant::now();
-    while hooked()? {
-        // Of an earlier test, whose sockets may be closing.
-        ensure!(
-            start.elapsed() < Duration::from_secs(30),
-            "a hook stands from before"
-        );
-        thread::sleep(Duration::from_millis(100));
-    }
+    // Of an earlier test, whose sockets may be closing.
+    kernel::wait_until_unhooked(&[EXTERNAL])?;
     let pair = Pair::new()?;
     pair.client.set("mptcp_dc/app_key", 0)?;
     let at = SocketAddr::new(Pair::server_addr(Family::V4), 0);
