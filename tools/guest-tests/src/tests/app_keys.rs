@@ -818,7 +818,7 @@ fn slabs() -> Vec<(String, i64)> {
 /// and went. The test kernel can't tell, as KASAN keeps what was freed for a while; it looks for leaks by itself (kmemleak).
 fn settle(before: &[(String, i64)], count: usize) -> Result<String> {
     /// CPUs keep some at hand that count as in use.
-    const OTHERS: i64 = 400;
+    const OTHERS: i64 = 600;
 
     let most = OTHERS.max(count as i64 / 8);
     if fs::exists("/sys/kernel/debug/kmemleak")? {
