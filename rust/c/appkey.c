@@ -8,6 +8,7 @@
  * stands in their key field (proto::key::KeyField::is_external()).
  */
 #include <crypto/sha2.h>
+#include <linux/hash.h>
 #include <linux/rhashtable.h>
 #include <linux/sockptr.h>
 #include <linux/uaccess.h>
@@ -67,7 +68,14 @@ struct dc_app {
 
 static struct rhashtable dc_apps;
 
+/* Nobody chooses where sockets are, so a multiplication will do. */
+static u32 dc_apps_hash(const void *key, u32 length, u32 seed)
+{
+	return hash_64(*(const u64 *)key, 32) ^ seed;
+}
+
 static const struct rhashtable_params dc_apps_params = {
+	.hashfn			= dc_apps_hash,
 	.key_len		= sizeof(struct sock *),
 	.key_offset		= offsetof(struct dc_app, sk),
 	.head_offset		= offsetof(struct dc_app, node),

@@ -233,6 +233,9 @@ struct dc_cursor {
 	bool	previous;
 	u64	peer_key;	/* of the connection that a subflow was last asked to join here */
 	u64	ahmac;		/* the HMAC of the ADD_ADDR that this CPU is checking; 0: none */
+	/* Of the SYN that subflow_check_req() was last called with here: where MPTCP's options begin. */
+	const struct sk_buff	*syn;
+	u32	syn_offset;
 } ____cacheline_aligned_in_smp;
 
 /* The fields of an MP_JOIN. Low-overhead ones have neither nonce nor HMAC. */

@@ -39,7 +39,10 @@ use super::{
     derived,
     join, //
 };
-use crate::bh::BhDisabled;
+use crate::bh::{
+    cursor_here,
+    BhDisabled, //
+};
 use crate::bindings::*;
 use crate::control::{
     self,
@@ -76,11 +79,12 @@ impl Hook for CheckReq {
     fn glance(call: Call<'_>) -> Option<bool> {
         // SAFETY: The packet, which lives, is the third argument.
         let packet = unsafe { Packet::live(call.arg2()) };
-        match first_in_syn(packet.options()) {
-            Some(options) if is_ours(options) => Some(true),
-            Some(_) => None,
-            None => Some(false),
-        }
+        let all = packet.options();
+        let Some(options) = first_in_syn(all) else {
+            return Some(false);
+        };
+        note_syn(packet, all.len().wrapping_sub(options.len()));
+        is_ours(options).then_some(true)
     }
 
     fn takes(call: Call<'_>) -> bool {
@@ -93,6 +97,36 @@ impl Hook for CheckReq {
     }
 }
 
+/// Notes, on this CPU, where MPTCP's options begin in a SYN. In softirq.
+#[inline(always)]
+fn note_syn(packet: Packet, offset: usize) {
+    let cursor = cursor_here();
+    // SAFETY: In softirq, where this CPU's cursor is ours.
+    unsafe {
+        (&raw mut (*cursor).syn).write(packet.raw());
+        (&raw mut (*cursor).syn_offset).write(offset as u32);
+    }
+}
+
+/// The options of a SYN from the first of MPTCP's on, if that is the one that [`note_syn`] saw last on this CPU. Others that
+/// trace the function may run between the two, so whatever is noted is only taken for a place to look at: what stands there
+/// is judged as any option is. In softirq.
+#[inline(always)]
+fn noted_options<'a>(packet: &'a Packet) -> Option<&'a [u8]> {
+    let cursor = cursor_here();
+    // SAFETY: As in `note_syn`.
+    let (syn, offset) = unsafe {
+        (
+            (&raw const (*cursor).syn).read(),
+            (&raw const (*cursor).syn_offset).read(),
+        )
+    };
+    if !core::ptr::eq(syn, packet.raw()) {
+        return None;
+    }
+    packet.options().get(offset as usize..)
+}
+
 /// # Safety
 ///
 /// The arguments must be those of `subflow_check_req()`.
@@ -103,9 +137,8 @@ unsafe extern "C" fn check_req(
 ) -> c_int {
     // SAFETY: By this function's requirement.
     let packet = unsafe { Packet::live(skb) };
-    // What the glance found is looked for again: others may hook this function, too, and between the
-    // callback and here nothing survives but the function's own arguments.
-    let taken = first_in_syn(packet.options())
+    let taken = noted_options(&packet)
+        .or_else(|| first_in_syn(packet.options()))
         // SAFETY: By this function's requirement.
         .and_then(|options| unsafe { take_syn(req, listener, skb, options) });
     // SAFETY: As above.
