@@ -55,8 +55,18 @@ static SOCKETS: AtomicU32 = AtomicU32::new(0);
 /// [`HOT`] and [`EXTERNAL`] stand for sockets, and will until this bit is cleared.
 const HELD: u32 = 1 << 31;
 
-/// How many sockets have an entry in the table of what applications asked for.
+/// How many sockets have an entry in the table of what applications asked for, and [`KEPT`].
 static ENTRIES: AtomicU32 = AtomicU32::new(0);
+
+/// SYNs are handled as if some socket had an entry. Set with the first, cleared when all and their connections are gone.
+const KEPT: u32 = 1 << 31;
+
+kernel::sync::global_lock! {
+    // SAFETY: `start` initialises it before anything else of the module runs.
+    /// Guards changes of [`KEPT`] together with `dc_apps_used`, which says the same to whoever handles SYNs, in a cache line
+    /// that is hardly ever written. Process context only.
+    unsafe(uninit) static APPS_USED: SpinLock<()> = ();
+}
 
 /// Whether [`HOT`] stands, and will until whoever reads this has finished its segment. Only then may
 /// an option be given another length than the stack's own has: the stack would else write its own
@@ -83,14 +93,17 @@ pub(crate) fn open() {
     NAMESPACES.lock().open = true;
 }
 
-/// Makes the lock ready.
+/// Makes the locks ready.
 ///
 /// # Safety
 ///
 /// Must be called once, before anything else here.
 pub(crate) unsafe fn start() {
     // SAFETY: By this function's requirement.
-    unsafe { NAMESPACES.init() };
+    unsafe {
+        NAMESPACES.init();
+        APPS_USED.init();
+    }
 }
 
 /// Installs the hooks on segments. Called with the lock held.
@@ -201,23 +214,49 @@ extern "C" fn dc_wire_put() {
     }
 }
 
+/// Counts one entry more, where [`KEPT`] is set.
+fn entry_added() -> bool {
+    let more = |word: u32| (word & KEPT != 0).then(|| word.wrapping_add(1));
+    ENTRIES
+        .fetch_update(Ordering::AcqRel, Ordering::Relaxed, more)
+        .is_ok()
+}
+
+/// Tells whoever handles SYNs.
 fn set_apps_used(used: bool) {
     // SAFETY: Others only read it, as `apps_used()` does.
     unsafe { (&raw mut bindings::dc_apps_used).write_volatile(used) };
 }
 
-/// A socket is about to get an entry. Any context.
+/// A socket is about to get an entry. Process context, where softirqs may be disabled.
 #[no_mangle]
 extern "C" fn dc_app_added() {
-    ENTRIES.fetch_add(1, Ordering::SeqCst);
-    set_apps_used(true);
+    if entry_added() {
+        return;
+    }
+    let _guard = APPS_USED.lock();
+    if !entry_added() {
+        ENTRIES.store(KEPT | 1, Ordering::Release);
+        set_apps_used(true);
+    }
 }
 
 /// A socket has lost its entry. Any context.
 #[no_mangle]
 extern "C" fn dc_app_removed() {
-    if ENTRIES.fetch_sub(1, Ordering::SeqCst) == 1 {
+    if ENTRIES.fetch_sub(1, Ordering::AcqRel) == KEPT | 1 {
         look_later();
+    }
+}
+
+/// Lets SYNs be handled as if no application had ever asked for anything, if none that did is left.
+fn forget_apps() {
+    let _guard = APPS_USED.lock();
+    if ENTRIES
+        .compare_exchange(KEPT, 0, Ordering::AcqRel, Ordering::Relaxed)
+        .is_ok()
+    {
+        set_apps_used(false);
     }
 }
 
@@ -234,7 +273,9 @@ extern "C" fn dc_control_work() {
     // SAFETY: We may sleep, and the token table is there.
     let found = unsafe { bindings::dc_survey() };
     let external = found & bindings::DC_SURVEY_EXTERNAL != 0;
-    let apps_go = forget_apps(external);
+    if !external {
+        forget_apps();
+    }
     let sockets_go = !external
         && match SOCKETS.compare_exchange(HELD, 0, Ordering::AcqRel, Ordering::Relaxed) {
             Ok(_) => true,
@@ -245,7 +286,8 @@ extern "C" fn dc_control_work() {
     }
     let wire_goes = sockets_go && namespaces.lowoverhead == 0;
     let quiet = found == 0;
-    let mut again = !apps_go || (SOCKETS.load(Ordering::Relaxed) == HELD);
+    // Nobody says when the last external-key connection ends.
+    let mut again = ENTRIES.load(Ordering::Relaxed) == KEPT || SOCKETS.load(Ordering::Relaxed) == HELD;
     if wire_goes && HOT.is_installed() {
         if quiet {
             WIRE_READY.store(false, Ordering::Release);
@@ -276,22 +318,6 @@ fn wire_down() -> bool {
         return false;
     }
     HOT.remove();
-    true
-}
-
-/// Lets SYNs be handled as if no application had ever asked for anything, if none that did is left. Whether it is so.
-fn forget_apps(external: bool) -> bool {
-    if external || ENTRIES.load(Ordering::Relaxed) != 0 {
-        // Whoever removes the last entry asks for another look, but nobody says when the last
-        // such connection ends.
-        return ENTRIES.load(Ordering::Relaxed) != 0;
-    }
-    set_apps_used(false);
-    core::sync::atomic::fence(Ordering::SeqCst);
-    // Of one that comes just now either this sees the count, or it sets the flag after us.
-    if ENTRIES.load(Ordering::SeqCst) != 0 {
-        set_apps_used(true);
-    }
     true
 }
 

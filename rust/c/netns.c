@@ -296,7 +296,7 @@ static const struct ctl_table dc_table_template[] = {
 	{
 		.procname	= "busy",
 		.maxlen		= 1,
-		.mode		= 0444,
+		.mode		= 0400,
 		.proc_handler	= dc_busy_handler,
 	},
 };
