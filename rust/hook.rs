@@ -350,8 +350,9 @@ impl Group {
 }
 
 /// Waits until every task has switched voluntarily, and every CPU was in a quiescent state: whatever
-/// did not sleep since before the call has ended.
-pub(crate) fn wait_for_tasks() {
+/// did not sleep since before the call has ended. Sleeps.
+#[export_name = "dc_wait_for_tasks"]
+pub(crate) extern "C" fn wait_for_tasks() {
     // SAFETY: Waits for grace periods; the callers may sleep.
     unsafe {
         kernel::bindings::synchronize_rcu_tasks();

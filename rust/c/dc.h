@@ -205,8 +205,8 @@ struct dc_netns {
 	u8	app_key;	/* net.mptcp_dc.app_key: 0, 1 */
 	u64	cookie;		/* names the namespace in keyed hashes */
 	struct dc_counters __percpu	*counters;
-	struct ctl_table_header		*sysctl;
-	struct ctl_table		*table;
+	struct dc_sysctls		*sysctls;
+	struct ctl_table_header		*header;
 };
 
 /* A sysctl that hooks stand for while some namespace has it above 0. */
@@ -285,6 +285,7 @@ struct dc_ends {
 };
 
 struct btf;
+struct dc_sysctls;
 struct mptcp_sock;
 struct mptcp_out_options;
 struct mptcp_options_received;
@@ -453,6 +454,8 @@ static inline void dc_sock_unlock(struct sock *sk)
 {
 	spin_unlock_bh(&sk->sk_lock.slock);
 }
+
+void dc_wait_for_tasks(void);			/* in Rust: hook::wait_for_tasks() */
 
 /* rust/control.rs: which hooks stand, and for whom */
 int dc_switch_store(enum dc_switch which, u8 *value, u8 is);

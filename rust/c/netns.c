@@ -6,6 +6,8 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/capability.h>
+#include <linux/delay.h>
+#include <linux/kthread.h>
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>
 #include <linux/sysctl.h>
@@ -146,6 +148,9 @@ void dc_busy_end(struct dc_busy *busy)
 	module_put(THIS_MODULE);
 }
 
+/* How many tasks are in a sysctl's handler of ours. None waits there for a user. */
+static atomic_t dc_handling = ATOMIC_INIT(0);
+
 /* net.mptcp_dc.busy: because of whom the module can't be unloaded. */
 static int dc_busy_handler(const struct ctl_table *table, int write,
 			   void *buffer, size_t *length, loff_t *pos)
@@ -157,9 +162,11 @@ static int dc_busy_handler(const struct ctl_table *table, int write,
 	char *text;
 	int err;
 
+	atomic_inc(&dc_handling);
+	err = -ENOMEM;
 	text = kzalloc(room, GFP_KERNEL);
 	if (!text)
-		return -ENOMEM;
+		goto out;
 	spin_lock(&dc_busy_lock);
 	list_for_each_entry(busy, &dc_busy_list, node)
 		used += scnprintf(text + used, room - used, "%s%d %s", used ? "\n" : "",
@@ -169,6 +176,8 @@ static int dc_busy_handler(const struct ctl_table *table, int write,
 	copy.maxlen = room;
 	err = proc_dostring(&copy, write, buffer, length, pos);
 	kfree(text);
+out:
+	atomic_dec(&dc_handling);
 	return err;
 }
 
@@ -185,9 +194,8 @@ static bool dc_may_raise(void)
 	return READ_ONCE(dc_user_namespaces) || capable(CAP_NET_ADMIN);
 }
 
-/* Writes a sysctl of u8 by way of @store, which gets its address and the new value. */
-static int dc_u8_handler(const struct ctl_table *table, int write, void *buffer, size_t *length,
-			 loff_t *pos, int (*store)(u8 *value, u8 is))
+static int dc_u8_store(const struct ctl_table *table, int write, void *buffer, size_t *length,
+		       loff_t *pos, int (*store)(u8 *value, u8 is))
 {
 	struct ctl_table copy = *table;
 	u8 *value = table->data;
@@ -201,6 +209,18 @@ static int dc_u8_handler(const struct ctl_table *table, int write, void *buffer,
 	if (is > READ_ONCE(*value) && !dc_may_raise())
 		return -EPERM;
 	return store(value, is);
+}
+
+/* Writes a sysctl of u8 by way of @store, which gets its address and the new value. */
+static int dc_u8_handler(const struct ctl_table *table, int write, void *buffer, size_t *length,
+			 loff_t *pos, int (*store)(u8 *value, u8 is))
+{
+	int err;
+
+	atomic_inc(&dc_handling);
+	err = dc_u8_store(table, write, buffer, length, pos, store);
+	atomic_dec(&dc_handling);
+	return err;
 }
 
 static int dc_lowoverhead_store(u8 *value, u8 is)
@@ -303,6 +323,56 @@ static const struct ctl_table dc_table_template[] = {
 
 #define DC_TABLE_HOST	2
 
+/* The sysctls of a network namespace. */
+struct dc_sysctls {
+	struct ctl_table	table[ARRAY_SIZE(dc_table_template)];
+	u8			nothing;	/* what they name when the module has left */
+};
+
+/* The module is being unloaded. */
+static bool dc_leaving;
+/* A task keeps a sysctl in use, and may call the handler that it names. */
+static bool dc_left_behind;
+
+/*
+ * A task that reads or writes a sysctl keeps it registered, for as long as the
+ * page takes to come that it gave for the value; it calls the handler before or
+ * after. Whoever unregisters waits for it. When the module goes, that is a thread
+ * that runs no code of the module, and the sysctl has become one of the kernel's own,
+ * with a value that is nobody's. It stays behind, with its namespace, if it must.
+ */
+static void dc_sysctls_leave(struct net *net, struct dc_netns *ns)
+{
+	int (*unregister)(void *header) = (void *)unregister_net_sysctl_table;
+	struct dc_sysctls *sysctls = ns->sysctls;
+	struct task_struct *thread;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(sysctls->table); i++) {
+		sysctls->table[i].data = &sysctls->nothing;
+		sysctls->table[i].maxlen = sizeof(sysctls->nothing);
+		WRITE_ONCE(sysctls->table[i].proc_handler, proc_dou8vec_minmax);
+	}
+	thread = kthread_create(unregister, ns->header, DC_NAME);
+	if (IS_ERR(thread)) {
+		unregister_net_sysctl_table(ns->header);
+		kfree(sysctls);
+		return;
+	}
+	get_task_struct(thread);
+	wake_up_process(thread);
+	for (i = 0; i < 5000 && !READ_ONCE(thread->exit_state); i++)
+		usleep_range(100, 200);
+	if (READ_ONCE(thread->exit_state)) {
+		kfree(sysctls);
+	} else {
+		get_net(net);
+		dc_left_behind = true;
+		pr_warn("a task keeps a sysctl of net.mptcp_dc in use, which stays behind\n");
+	}
+	put_task_struct(thread);
+}
+
 /* Clears the switches of every namespace; how many had each. Called when none can be set. */
 void dc_netns_clear(void)
 {
@@ -330,23 +400,24 @@ static int __net_init dc_netns_start(struct net *net)
 	if (!ns->counters)
 		return -ENOMEM;
 
-	ns->table = kmemdup(dc_table_template, sizeof(dc_table_template), GFP_KERNEL);
-	if (!ns->table)
+	ns->sysctls = kzalloc_obj(*ns->sysctls);
+	if (!ns->sysctls)
 		goto free_counters;
+	memcpy(ns->sysctls->table, dc_table_template, sizeof(dc_table_template));
 	for (i = 0; i < ARRAY_SIZE(dc_table_template) - DC_TABLE_HOST; i++)
-		ns->table[i].data = (void *)ns + (unsigned long)ns->table[i].data;
-	ns->sysctl = register_net_sysctl_sz(net, "net/" DC_NAME, ns->table, tables);
-	if (!ns->sysctl)
-		goto free_table;
+		ns->sysctls->table[i].data += (unsigned long)ns;
+	ns->header = register_net_sysctl_sz(net, "net/" DC_NAME, ns->sysctls->table, tables);
+	if (!ns->header)
+		goto free_sysctls;
 
 	if (!proc_create_data(DC_NAME, 0444, net->proc_net, &dc_counters_ops, net))
-		goto free_sysctl;
+		goto unregister;
 	return 0;
 
-free_sysctl:
-	unregister_net_sysctl_table(ns->sysctl);
-free_table:
-	kfree(ns->table);
+unregister:
+	unregister_net_sysctl_table(ns->header);
+free_sysctls:
+	kfree(ns->sysctls);
 free_counters:
 	free_percpu(ns->counters);
 	return -ENOMEM;
@@ -357,8 +428,12 @@ static void __net_exit dc_netns_stop(struct net *net)
 	struct dc_netns *ns = dc_netns_of(net);
 
 	remove_proc_entry(DC_NAME, net->proc_net);
-	unregister_net_sysctl_table(ns->sysctl);
-	kfree(ns->table);
+	if (READ_ONCE(dc_leaving)) {
+		dc_sysctls_leave(net, ns);
+	} else {
+		unregister_net_sysctl_table(ns->header);
+		kfree(ns->sysctls);
+	}
 	dc_switch_store(DC_SWITCH_STATELESS_JOIN, &ns->stateless_join, 0);
 	dc_switch_store(DC_SWITCH_LOWOVERHEAD, &ns->lowoverhead, 0);
 	free_percpu(ns->counters);
@@ -378,5 +453,13 @@ int dc_netns_init(void)
 
 void dc_netns_exit(void)
 {
+	WRITE_ONCE(dc_leaving, true);
 	unregister_pernet_subsys(&dc_netns_ops);
+	if (!dc_left_behind)
+		return;
+	/* Whoever has read the address of a handler of ours has entered and left it. */
+	dc_wait_for_tasks();
+	while (atomic_read(&dc_handling))
+		msleep(20);
+	dc_wait_for_tasks();
 }
