@@ -74,8 +74,14 @@ static u32 dc_apps_hash(const void *key, u32 length, u32 seed)
 	return hash_64(*(const u64 *)key, 32) ^ seed;
 }
 
+static int dc_apps_compare(struct rhashtable_compare_arg *arg, const void *app)
+{
+	return ((const struct dc_app *)app)->sk != *(const struct sock * const *)arg->key;
+}
+
 static const struct rhashtable_params dc_apps_params = {
 	.hashfn			= dc_apps_hash,
+	.obj_cmpfn		= dc_apps_compare,
 	.key_len		= sizeof(struct sock *),
 	.key_offset		= offsetof(struct dc_app, sk),
 	.head_offset		= offsetof(struct dc_app, node),
@@ -145,17 +151,6 @@ static void dc_app_set_keys(struct dc_app *app, struct dc_app_keys *keys)
 		call_rcu(&keys->rcu, dc_app_keys_free);
 }
 
-/* Has this socket an entry? */
-bool dc_app_exists(const struct sock *sk)
-{
-	bool exists;
-
-	rcu_read_lock();
-	exists = dc_app_find(sk);
-	rcu_read_unlock();
-	return exists;
-}
-
 /* The socket is being destroyed. Any context. */
 void dc_app_forget(const struct sock *sk)
 {
@@ -179,27 +174,21 @@ void dc_app_forget(const struct sock *sk)
 /*
  * How the MPTCP socket @sk is to connect, or to take connections. @lowoverhead
  * is the namespace's sysctl, and becomes the socket's value. True: with external
- * keys, or not at all.
+ * keys, or not at all. Called under the RCU read lock, or with softirqs disabled,
+ * which is one.
  */
 bool dc_app_mode(const struct sock *sk, u8 *lowoverhead)
 {
-	const struct dc_app *app;
-	bool external = false;
+	const struct dc_app *app = dc_app_find(sk);
+	s8 own;
 
-	if (!READ_ONCE(dc_apps_used))
+	if (!app)
 		return false;
-	rcu_read_lock();
-	app = dc_app_find(sk);
-	if (app) {
-		s8 own = READ_ONCE(app->lowoverhead);
-
-		external = READ_ONCE(app->external);
-		/* Without the namespace's consent there are no hooks on segments. */
-		if (own >= 0 && *lowoverhead)
-			*lowoverhead = own;
-	}
-	rcu_read_unlock();
-	return external;
+	own = READ_ONCE(app->lowoverhead);
+	/* Without the namespace's consent there are no hooks on segments. */
+	if (own >= 0 && *lowoverhead)
+		*lowoverhead = own;
+	return READ_ONCE(app->external);
 }
 
 /* An external-key connection? proto::key::KeyField::is_external() */

@@ -233,9 +233,10 @@ struct dc_cursor {
 	bool	previous;
 	u64	peer_key;	/* of the connection that a subflow was last asked to join here */
 	u64	ahmac;		/* the HMAC of the ADD_ADDR that this CPU is checking; 0: none */
-	/* Of the SYN that subflow_check_req() was last called with here: where MPTCP's options begin. */
+	/* The SYN that subflow_check_req() was last called with here, and its options from MPTCP's first on. */
 	const struct sk_buff	*syn;
-	u32	syn_offset;
+	const u8	*options;
+	size_t	options_length;
 } ____cacheline_aligned_in_smp;
 
 /* The fields of an MP_JOIN. Low-overhead ones have neither nonce nor HMAC. */
@@ -497,7 +498,6 @@ bool dc_token_has_mode(u32 token, bool external);
 
 /* appkey.c: external keys, and what else applications ask of their sockets */
 extern bool dc_apps_used;
-bool dc_app_exists(const struct sock *sk);
 void dc_app_forget(const struct sock *sk);
 bool dc_app_mode(const struct sock *sk, u8 *lowoverhead);
 bool dc_msk_is_external(const struct mptcp_sock *msk);

@@ -72,7 +72,12 @@ u8 dc_connect_mode(const struct sock *ssk, bool *external)
 {
 	u8 lowoverhead = READ_ONCE(dc_netns_of(sock_net(ssk))->lowoverhead);
 
-	*external = dc_app_mode(mptcp_subflow_ctx(ssk)->conn, &lowoverhead);
+	*external = false;
+	if (READ_ONCE(dc_apps_used)) {
+		rcu_read_lock();
+		*external = dc_app_mode(mptcp_subflow_ctx(ssk)->conn, &lowoverhead);
+		rcu_read_unlock();
+	}
 	return lowoverhead;
 }
 

@@ -79,11 +79,10 @@ impl Hook for CheckReq {
     fn glance(call: Call<'_>) -> Option<bool> {
         // SAFETY: The packet, which lives, is the third argument.
         let packet = unsafe { Packet::live(call.arg2()) };
-        let all = packet.options();
-        let Some(options) = first_in_syn(all) else {
+        let Some(options) = first_in_syn(packet.options()) else {
             return Some(false);
         };
-        note_syn(packet, all.len().wrapping_sub(options.len()));
+        note_syn(packet, options);
         is_ours(options).then_some(true)
     }
 
@@ -97,34 +96,38 @@ impl Hook for CheckReq {
     }
 }
 
-/// Notes, on this CPU, where MPTCP's options begin in a SYN. In softirq.
+/// Notes, on this CPU, a SYN and its options from the first of MPTCP's on. In softirq.
 #[inline(always)]
-fn note_syn(packet: Packet, offset: usize) {
+fn note_syn(packet: Packet, options: &[u8]) {
     let cursor = cursor_here();
     // SAFETY: In softirq, where this CPU's cursor is ours.
     unsafe {
         (&raw mut (*cursor).syn).write(packet.raw());
-        (&raw mut (*cursor).syn_offset).write(offset as u32);
+        (&raw mut (*cursor).options).write(options.as_ptr());
+        (&raw mut (*cursor).options_length).write(options.len());
     }
 }
 
-/// The options of a SYN from the first of MPTCP's on, if that is the one that [`note_syn`] saw last on this CPU. Others that
-/// trace the function may run between the two, so whatever is noted is only taken for a place to look at: what stands there
-/// is judged as any option is. In softirq.
+/// The options that [`note_syn`] noted, if the SYN that it saw last on this CPU is this one. Others that trace the function
+/// may run between the two, and handle another.
+///
+/// # Safety
+///
+/// Must be called in the replacement of the function in whose callback `note_syn` is called for every SYN.
 #[inline(always)]
-fn noted_options<'a>(packet: &'a Packet) -> Option<&'a [u8]> {
+unsafe fn noted_options<'a>(packet: &'a Packet) -> Option<&'a [u8]> {
     let cursor = cursor_here();
-    // SAFETY: As in `note_syn`.
-    let (syn, offset) = unsafe {
-        (
-            (&raw const (*cursor).syn).read(),
-            (&raw const (*cursor).syn_offset).read(),
-        )
-    };
-    if !core::ptr::eq(syn, packet.raw()) {
-        return None;
+    // SAFETY: As in `note_syn`. By this function's requirement a note about this packet was made in this very call, so
+    // the options are where it says.
+    unsafe {
+        if !core::ptr::eq((&raw const (*cursor).syn).read(), packet.raw()) {
+            return None;
+        }
+        Some(core::slice::from_raw_parts(
+            (&raw const (*cursor).options).read(),
+            (&raw const (*cursor).options_length).read(),
+        ))
     }
-    packet.options().get(offset as usize..)
 }
 
 /// # Safety
@@ -137,7 +140,8 @@ unsafe extern "C" fn check_req(
 ) -> c_int {
     // SAFETY: By this function's requirement.
     let packet = unsafe { Packet::live(skb) };
-    let taken = noted_options(&packet)
+    // SAFETY: This is that replacement.
+    let taken = unsafe { noted_options(&packet) }
         .or_else(|| first_in_syn(packet.options()))
         // SAFETY: By this function's requirement.
         .and_then(|options| unsafe { take_syn(req, listener, skb, options) });
