@@ -5,7 +5,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::capture::Capture;
@@ -14,6 +14,17 @@ use crate::wire::{build_v4, Segment, ACK, RST, SYN};
 
 /// The initial sequence number of every raw peer.
 pub const ISN: u32 = 0x1000_0000;
+
+/// Both ends of a subflow, the one first that a segment is to be from.
+pub type Flow = [SocketAddrV4; 2];
+
+/// The subflow between these.
+pub fn flow(from: SocketAddr, to: SocketAddr) -> Result<Flow> {
+    match (from, to) {
+        (SocketAddr::V4(from), SocketAddr::V4(to)) => Ok([from, to]),
+        _ => bail!("a subflow of another family"),
+    }
+}
 
 /// A peer at an address of nobody; or of somebody, whose own kernel had better not answer for it.
 pub struct RawPeer {
@@ -112,6 +123,27 @@ impl RawPeer {
             })?
             .context("no answer of a closed port")
             .map(drop)
+    }
+
+    /// Sequence number and acknowledgement of what the flow's first end would send next. Waits until all is quiet.
+    pub fn numbers(&mut self, [from, to]: Flow) -> Result<(u32, u32)> {
+        /// Longer than any ACK is delayed.
+        const QUIET: Duration = Duration::from_millis(400);
+
+        let mut seen = self.capture.segments()?.len();
+        loop {
+            std::thread::sleep(QUIET);
+            let now = self.capture.segments()?.len();
+            if now == seen {
+                break;
+            }
+            seen = now;
+        }
+        let is_its =
+            |s: &&Segment| (s.from, s.to) == (from.into(), to.into()) && s.flags & (SYN | RST) == 0;
+        let last = self.capture.segments()?.iter().filter(is_its).last();
+        let last = last.context("the end said nothing on the subflow")?;
+        Ok((last.seq.wrapping_add(last.payload.len() as u32), last.ack))
     }
 
     /// Sends the first segment after a SYN/ACK.

@@ -2,10 +2,14 @@
 
 //! The tests, by subject.
 
+mod aborts;
 mod app_keys;
 mod attacks;
 mod cookies;
 mod derived;
+mod external_joins;
+mod external_modes;
+mod firewalls;
 mod full_table;
 mod hostile;
 mod lifecycle;
@@ -42,6 +46,10 @@ pub fn all(scale: Scale) -> Vec<Test> {
         options::tests(scale),
         app_keys::tests(scale),
         attacks::tests(scale),
+        aborts::tests(scale),
+        external_joins::tests(scale),
+        external_modes::tests(scale),
+        firewalls::tests(scale),
         malformed::tests(scale),
         hostile::tests(scale),
         losses::tests(scale),

@@ -12,6 +12,7 @@ use anyhow::{anyhow, bail, ensure, Context, Result};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+use super::external_joins::replaced_long_ago;
 use crate::capture::Capture;
 use crate::handshake::{Keys, Trace};
 use crate::joinable::{check_growth, limit_subflows, Joinable};
@@ -26,7 +27,7 @@ use crate::{Scale, Test};
 
 /// How the server answers SYNs of joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Server {
+pub(super) enum Server {
     /// With a request socket.
     Stateful,
     /// With a SYN cookie.
@@ -91,7 +92,8 @@ pub fn tests(scale: Scale) -> Vec<Test> {
     }
     if scale != Scale::Quick {
         tests.push(Test::with_note(
-            "attacker, with and without a request socket: a JOIN repeated when its time is over makes no other",
+            "attacker, with and without a request socket: a JOIN repeated when its time is over makes no other, \
+             nor does one under a key replaced before",
             Duration::from_secs(400),
             replays_after_the_epoch,
         ));
@@ -119,37 +121,37 @@ pub fn tests(scale: Scale) -> Vec<Test> {
     tests
 }
 
-const KEY: &[u8] = b"what only the two ends know";
-const SOON: Duration = Duration::from_secs(10);
+pub(super) const KEY: &[u8] = b"what only the two ends know";
+pub(super) const SOON: Duration = Duration::from_secs(10);
 
 /// Lengths of MP_JOIN with external keys.
-const JOIN_SYN: usize = 12;
-const JOIN_SYN_ACK: usize = 16;
+pub(super) const JOIN_SYN: usize = 12;
+pub(super) const JOIN_SYN_ACK: usize = 16;
 const JOIN_ACK: usize = 28;
 
 /// HMAC-SHA256 of the concatenation of `parts`.
-fn hmac(key: &[u8], parts: &[&[u8]]) -> Result<[u8; 32]> {
+pub(super) fn hmac(key: &[u8], parts: &[&[u8]]) -> Result<[u8; 32]> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key)?;
     parts.iter().for_each(|part| mac.update(part));
     Ok(mac.finalize().into_bytes().into())
 }
 
 /// The front of an array.
-fn first<const N: usize>(bytes: &[u8]) -> Result<[u8; N]> {
+pub(super) fn first<const N: usize>(bytes: &[u8]) -> Result<[u8; N]> {
     bytes.first_chunk().copied().context("too short")
 }
 
 /// The MP_JOIN of a segment, if it has this length.
-fn join_of(segment: &Segment, length: usize) -> Option<&[u8]> {
+pub(super) fn join_of(segment: &Segment, length: usize) -> Option<&[u8]> {
     segment.mptcp(MP_JOIN).find(|join| join.len() == length)
 }
 
 /// A join as it crossed the wire.
 #[derive(Clone)]
-struct Seen {
-    syn: Segment,
-    syn_ack: Segment,
-    ack: Segment,
+pub(super) struct Seen {
+    pub(super) syn: Segment,
+    pub(super) syn_ack: Segment,
+    pub(super) ack: Segment,
 }
 
 impl Seen {
@@ -178,12 +180,12 @@ impl Seen {
     }
 
     /// `Rand_A`.
-    fn client_nonce(&self) -> Result<[u8; 4]> {
+    pub(super) fn client_nonce(&self) -> Result<[u8; 4]> {
         first(&self.of_syn()?[8..])
     }
 
     /// `Rand_B`.
-    fn server_nonce(&self) -> Result<[u8; 4]> {
+    pub(super) fn server_nonce(&self) -> Result<[u8; 4]> {
         nonce_of(&self.syn_ack)
     }
 
@@ -194,26 +196,26 @@ impl Seen {
 }
 
 /// `Rand_B` in a SYN/ACK.
-fn nonce_of(syn_ack: &Segment) -> Result<[u8; 4]> {
+pub(super) fn nonce_of(syn_ack: &Segment) -> Result<[u8; 4]> {
     let join = join_of(syn_ack, JOIN_SYN_ACK)
         .with_context(|| format!("a SYN/ACK without HMAC: {syn_ack}"))?;
     first(&join[12..])
 }
 
 /// What the attacker puts into SYN and ACK of a join.
-struct Forged {
-    from: SocketAddrV4,
-    isn: u32,
-    token: u32,
-    nonce: [u8; 4],
+pub(super) struct Forged {
+    pub(super) from: SocketAddrV4,
+    pub(super) isn: u32,
+    pub(super) token: u32,
+    pub(super) nonce: [u8; 4],
 }
 
 impl Forged {
-    fn syn(&self) -> Vec<u8> {
+    pub(super) fn syn(&self) -> Vec<u8> {
         self.option(JOIN_SYN, &[])
     }
 
-    fn ack(&self, hmac: &[u8; 16]) -> Vec<u8> {
+    pub(super) fn ack(&self, hmac: &[u8; 16]) -> Vec<u8> {
         self.option(JOIN_ACK, hmac)
     }
 
@@ -224,17 +226,17 @@ impl Forged {
 }
 
 /// Two ends with a subflow beside the first, and who watched it come.
-struct Scene {
-    victim: Joinable,
-    to: SocketAddrV4,
-    keys: Keys,
-    seen: Seen,
-    attacker: RawPeer,
-    tapped: Tapped,
+pub(super) struct Scene {
+    pub(super) victim: Joinable,
+    pub(super) to: SocketAddrV4,
+    pub(super) keys: Keys,
+    pub(super) seen: Seen,
+    pub(super) attacker: RawPeer,
+    pub(super) tapped: Tapped,
 }
 
 impl Scene {
-    fn new(server: Server) -> Result<Self> {
+    pub(super) fn new(server: Server) -> Result<Self> {
         let tapped = Tapped::new()?;
         let pair = &tapped.pair;
         if server == Server::Stateless {
@@ -265,7 +267,7 @@ impl Scene {
     }
 
     /// The victim is as it was: it carries data, and the subflows are the two that it made itself.
-    fn check_victim(&self) -> Result<()> {
+    pub(super) fn check_victim(&self) -> Result<()> {
         self.victim.exchange()?;
         let subflows = self.victim.subflows()?;
         ensure!(subflows == 1, "the victim has {subflows} subflows more");
@@ -274,12 +276,12 @@ impl Scene {
         Ok(())
     }
 
-    fn counters(&self) -> Result<Counters> {
+    pub(super) fn counters(&self) -> Result<Counters> {
         self.tapped.pair.server.counters()
     }
 
     /// A join from nobody's address, with this nonce.
-    fn forged(&self, port: u16, nonce: [u8; 4]) -> Forged {
+    pub(super) fn forged(&self, port: u16, nonce: [u8; 4]) -> Forged {
         Forged {
             from: SocketAddrV4::new(RAW_CLIENT, port),
             isn: ISN,
@@ -302,7 +304,7 @@ impl Scene {
     }
 
     /// Sends SYN and ACK of a join, the ACK with what `sign` makes of the SYN/ACK; whether the server took it.
-    fn join(
+    pub(super) fn join(
         &mut self,
         forged: &Forged,
         sign: impl FnOnce(&Segment) -> Result<[u8; 16]>,
@@ -343,7 +345,7 @@ impl Scene {
 }
 
 /// A connection with external keys, and with one set.
-fn victim(pair: &Pair) -> Result<Joinable> {
+pub(super) fn victim(pair: &Pair) -> Result<Joinable> {
     let at = Pair::server_addr(Family::V4);
     let victim = Joinable::with(pair, SocketAddr::new(at, 0), at, |socket| {
         Ok(mptcp_dc::enable_app_key(socket, true)?)
@@ -354,7 +356,7 @@ fn victim(pair: &Pair) -> Result<Joinable> {
 }
 
 /// Adds or deletes the client's endpoint for a second subflow.
-fn endpoint(pair: &Pair, verb: &str) -> Result<()> {
+pub(super) fn endpoint(pair: &Pair, verb: &str) -> Result<()> {
     pair.client.ip([match verb {
         "add" => format!("mptcp endpoint add {SECOND_V4} dev {CLIENT_DEV} id 7 subflow"),
         _ => "mptcp endpoint del id 7".to_owned(),
@@ -362,7 +364,7 @@ fn endpoint(pair: &Pair, verb: &str) -> Result<()> {
 }
 
 /// Both key fields, from the third ACK.
-fn keys_of(capture: &mut Capture, victim: &Joinable) -> Result<Keys> {
+pub(super) fn keys_of(capture: &mut Capture, victim: &Joinable) -> Result<Keys> {
     let trace = Trace::take(capture, victim.client.local_addr()?)?;
     let ack = trace.third_ack()?.mp_capable()?.context("no MP_CAPABLE")?;
     ensure!(
@@ -374,7 +376,7 @@ fn keys_of(capture: &mut Capture, victim: &Joinable) -> Result<Keys> {
 }
 
 /// What the client signs.
-fn client_hmac(key: &[u8], keys: Keys, nonces: [[u8; 4]; 2]) -> Result<[u8; 16]> {
+pub(super) fn client_hmac(key: &[u8], keys: Keys, nonces: [[u8; 4]; 2]) -> Result<[u8; 16]> {
     let (a, b) = (keys.client.to_be_bytes(), keys.server.to_be_bytes());
     first(&hmac(key, &[&a, &b, &nonces[0], &nonces[1]])?)
 }
@@ -590,15 +592,19 @@ fn many_replays(server: Server) -> Result<()> {
     bail!("the server never used its nonces again: this shows nothing");
 }
 
-/// Both at once, as what it takes is time.
+/// All at once, as what it takes is time.
 fn replays_after_the_epoch() -> Result<String> {
     thread::scope(|scope| {
         let all = [Server::Stateful, Server::Stateless]
             .map(|server| (server, scope.spawn(move || replay_after_the_epoch(server))));
+        // This waits as long.
+        let key = scope.spawn(|| replaced_long_ago(Server::Stateful));
         for (server, replay) in all {
             let result = replay.join().map_err(|_| anyhow!("panicked"))?;
             result.with_context(|| format!("{server:?}"))?;
         }
+        let result = key.join().map_err(|_| anyhow!("panicked"))?;
+        result.context("under a key replaced before")?;
         Ok(String::new())
     })
 }
@@ -908,7 +914,7 @@ fn forged_answer() -> Result<()> {
 }
 
 /// An ADD_ADDR of IPv4 with this HMAC.
-fn add_addr(id: u8, address: Ipv4Addr, hmac: &[u8; 32]) -> Vec<u8> {
+pub(super) fn add_addr(id: u8, address: Ipv4Addr, hmac: &[u8; 32]) -> Vec<u8> {
     const ADD_ADDR: u8 = 3;
     let head = [MPTCP, 16, ADD_ADDR << 4, id];
     [&head, &address.octets()[..], &hmac[24..]].concat()
