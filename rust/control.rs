@@ -129,11 +129,7 @@ fn look_later() {
 ///
 /// `value` must point to the sysctl's value, which only this function writes.
 #[no_mangle]
-unsafe extern "C" fn dc_switch_store(
-    which: bindings::dc_switch,
-    value: *mut u8,
-    is: u8,
-) -> c_int {
+unsafe extern "C" fn dc_switch_store(which: bindings::dc_switch, value: *mut u8, is: u8) -> c_int {
     let mut namespaces = NAMESPACES.lock();
     // SAFETY: By this function's requirement; writers hold the lock.
     let was = unsafe { value.read_volatile() };

@@ -230,7 +230,8 @@ impl Hook for IncomingOptions {
     #[inline(always)]
     fn glance(call: Call<'_>) -> Option<bool> {
         // SAFETY: The subflow's socket, which lives and holds its connection, is the first argument.
-        let connection = unsafe { Subflow::of(call.arg0()).and_then(|subflow| subflow.connection()) };
+        let connection =
+            unsafe { Subflow::of(call.arg0()).and_then(|subflow| subflow.connection()) };
         if connection.is_some_and(Connection::may_be_external) {
             None
         } else {
@@ -315,7 +316,9 @@ fn ahmac_of(option: &[u8]) -> Option<u64> {
 
     match *option {
         [_, length, third, ..]
-            if subtype_of(option) == Some(subtype::ADD_ADDR) && third & ECHO == 0 && length >= 16 =>
+            if subtype_of(option) == Some(subtype::ADD_ADDR)
+                && third & ECHO == 0
+                && length >= 16 =>
         {
             Some(u64::from_be_bytes(*option.last_chunk()?))
         }

@@ -103,7 +103,8 @@ impl Idsn {
 /// Whether a connection that holds these three values is low-overhead or external-key.
 ///
 /// It is, exactly when the token is the high half of the key field and the IDSN is the key field
-/// with its halves swapped. A standard connection passes by accident once in 2^96.
+/// with its halves swapped. A standard connection passes by accident once in 2^96, and
+/// once in 2^32 where the IDSN is gone and the caller can't compare it.
 #[inline]
 pub const fn is_low_overhead(local_token: u32, local_key: u64, idsn: u64) -> bool {
     idsn == local_key.rotate_left(32) && local_token == (local_key >> 32) as u32 && local_token != 0
