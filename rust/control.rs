@@ -283,7 +283,8 @@ extern "C" fn dc_control_work() {
     let wire_goes = sockets_go && namespaces.lowoverhead == 0;
     let quiet = found == 0;
     // Nobody says when the last external-key connection ends.
-    let mut again = ENTRIES.load(Ordering::Relaxed) == KEPT || SOCKETS.load(Ordering::Relaxed) == HELD;
+    let mut again =
+        ENTRIES.load(Ordering::Relaxed) == KEPT || SOCKETS.load(Ordering::Relaxed) == HELD;
     if wire_goes && HOT.is_installed() {
         if quiet {
             WIRE_READY.store(false, Ordering::Release);
