@@ -96,6 +96,7 @@ struct dc_token_bucket {
 	X(mptcp_sock, ack_seq, mptcp_sock)			\
 	X(mptcp_sock, snd_una, mptcp_sock)			\
 	X(mptcp_sock, rcv_fastclose, mptcp_sock)		\
+	X(mptcp_sock, snd_data_fin_enable, mptcp_sock)		\
 	X(inet_connection_sock, icsk_retransmits, inet_connection_sock) \
 	X(tcp_sock, md5sig_info, tcp_sock)			\
 	X(tcp_sock, rx_opt, tcp_sock)				\
@@ -206,7 +207,6 @@ struct dc_netns {
 	u64	cookie;		/* names the namespace in keyed hashes */
 	struct dc_counters __percpu	*counters;
 	struct dc_sysctls		*sysctls;
-	struct ctl_table_header		*header;
 };
 
 /* A sysctl that hooks stand for while some namespace has it above 0. */
@@ -341,6 +341,7 @@ void dc_orig_hmac_sha(u64 key1, u64 key2, u8 *msg, int len, void *hmac);
 bool dc_orig_try_fallback(struct mptcp_sock *msk, int fb_mib);
 bool dc_orig_incoming_options(struct sock *ssk, struct sk_buff *skb);
 bool dc_schedule_work(struct sock *sk);
+void dc_tcp_shutdown(struct sock *sk, int how);
 struct sock *dc_first_subflow(struct mptcp_sock *msk);
 const char *dc_btf_name(const struct btf *btf, u32 offset);
 void dc_btf_release(struct btf *btf);

@@ -323,54 +323,134 @@ static const struct ctl_table dc_table_template[] = {
 
 #define DC_TABLE_HOST	2
 
-/* The sysctls of a network namespace. */
+#define DC_TABLE_NAME	16	/* the longest name, with its nought */
+
+/* The sysctls of a network namespace. Nothing in here is the module's own memory but the handlers. */
 struct dc_sysctls {
-	struct ctl_table	table[ARRAY_SIZE(dc_table_template)];
-	u8			nothing;	/* what they name when the module has left */
+	struct ctl_table		table[ARRAY_SIZE(dc_table_template)];
+	char				names[ARRAY_SIZE(dc_table_template)][DC_TABLE_NAME];
+	u8				nothing;	/* what they name when the module has left */
+	struct ctl_table_header		*header;
+	struct list_head		node;		/* in dc_leaving_sysctls */
+	struct net			*net;
+	struct task_struct		*thread;	/* that unregisters them */
 };
 
-/* The module is being unloaded. */
-static bool dc_leaving;
-/* A task keeps a sysctl in use, and may call the handler that it names. */
-static bool dc_left_behind;
+static struct dc_sysctls *dc_sysctls_new(struct net *net, struct dc_netns *ns)
+{
+	struct dc_sysctls *sysctls = kzalloc_obj(*sysctls);
+	int i, count = ARRAY_SIZE(sysctls->table);
+
+	if (!sysctls)
+		return NULL;
+	for (i = 0; i < count; i++) {
+		sysctls->table[i] = dc_table_template[i];
+		strscpy(sysctls->names[i], dc_table_template[i].procname);
+		sysctls->table[i].procname = sysctls->names[i];
+		if (i < count - DC_TABLE_HOST)
+			sysctls->table[i].data += (unsigned long)ns;
+	}
+	if (!net_eq(net, &init_net))
+		count -= DC_TABLE_HOST;
+	sysctls->header = register_net_sysctl_sz(net, "net/" DC_NAME, sysctls->table, count);
+	if (!sysctls->header) {
+		kfree(sysctls);
+		return NULL;
+	}
+	return sysctls;
+}
+
+static void dc_sysctls_free(struct dc_sysctls *sysctls)
+{
+	unregister_net_sysctl_table(sysctls->header);
+	kfree(sysctls);
+}
 
 /*
  * A task that reads or writes a sysctl keeps it registered, for as long as the
  * page takes to come that it gave for the value; it calls the handler before or
  * after. Whoever unregisters waits for it. When the module goes, that is a thread
- * that runs no code of the module, and the sysctl has become one of the kernel's own,
- * with a value that is nobody's. It stays behind, with its namespace, if it must.
+ * that runs no code of the module, and the sysctls have become the kernel's own,
+ * with a value that is nobody's. They stay behind, with their namespace, if they
+ * must.
  */
-static void dc_sysctls_leave(struct net *net, struct dc_netns *ns)
+static bool dc_leaving;
+static LIST_HEAD(dc_leaving_sysctls);
+
+/* Called as the namespace's last act. */
+static void dc_sysctls_leave(struct net *net, struct dc_sysctls *sysctls)
 {
-	int (*unregister)(void *header) = (void *)unregister_net_sysctl_table;
-	struct dc_sysctls *sysctls = ns->sysctls;
-	struct task_struct *thread;
 	int i;
 
+	sysctls->net = maybe_get_net(net);
+	if (!sysctls->net) {
+		/* It is being deleted, and would wait for such tasks itself. */
+		dc_sysctls_free(sysctls);
+		return;
+	}
 	for (i = 0; i < ARRAY_SIZE(sysctls->table); i++) {
 		sysctls->table[i].data = &sysctls->nothing;
 		sysctls->table[i].maxlen = sizeof(sysctls->nothing);
 		WRITE_ONCE(sysctls->table[i].proc_handler, proc_dou8vec_minmax);
 	}
-	thread = kthread_create(unregister, ns->header, DC_NAME);
-	if (IS_ERR(thread)) {
-		unregister_net_sysctl_table(ns->header);
-		kfree(sysctls);
+	list_add_tail(&sysctls->node, &dc_leaving_sysctls);
+}
+
+/* In a work item, because a task that is to be killed can't make threads, and rmmod may be one. */
+static void dc_leave_fn(struct work_struct *work)
+{
+	int (*unregister)(void *header) = (void *)unregister_net_sysctl_table;
+	struct dc_sysctls *sysctls;
+
+	list_for_each_entry(sysctls, &dc_leaving_sysctls, node) {
+		struct task_struct *thread;
+
+		thread = kthread_create(unregister, sysctls->header, DC_NAME);
+		if (IS_ERR(thread))
+			continue;
+		sysctls->thread = get_task_struct(thread);
+		wake_up_process(thread);
+	}
+}
+
+static DECLARE_WORK(dc_leave_work, dc_leave_fn);
+
+static void dc_sysctls_exit(void)
+{
+	unsigned long patience = jiffies + HZ;
+	struct dc_sysctls *sysctls, *next;
+	unsigned int behind = 0;
+
+	schedule_work(&dc_leave_work);
+	flush_work(&dc_leave_work);
+	list_for_each_entry_safe(sysctls, next, &dc_leaving_sysctls, node) {
+		struct task_struct *thread = sysctls->thread;
+
+		/* Without memory for a thread there is nobody else to wait. */
+		if (!thread) {
+			put_net(sysctls->net);
+			dc_sysctls_free(sysctls);
+			continue;
+		}
+		while (!READ_ONCE(thread->exit_state) && time_before(jiffies, patience))
+			usleep_range(100, 200);
+		if (READ_ONCE(thread->exit_state)) {
+			put_net(sysctls->net);
+			kfree(sysctls);
+		} else {
+			behind++;
+		}
+		put_task_struct(thread);
+	}
+	if (!behind)
 		return;
-	}
-	get_task_struct(thread);
-	wake_up_process(thread);
-	for (i = 0; i < 5000 && !READ_ONCE(thread->exit_state); i++)
-		usleep_range(100, 200);
-	if (READ_ONCE(thread->exit_state)) {
-		kfree(sysctls);
-	} else {
-		get_net(net);
-		dc_left_behind = true;
-		pr_warn("a task keeps a sysctl of net.mptcp_dc in use, which stays behind\n");
-	}
-	put_task_struct(thread);
+	pr_warn("tasks keep sysctls of net.mptcp_dc in use: those of %u network namespaces stay behind\n",
+		behind);
+	/* Whoever has read the address of a handler of ours has entered and left it. */
+	dc_wait_for_tasks();
+	while (atomic_read(&dc_handling))
+		msleep(20);
+	dc_wait_for_tasks();
 }
 
 /* Clears the switches of every namespace; how many had each. Called when none can be set. */
@@ -389,10 +469,7 @@ void dc_netns_clear(void)
 static int __net_init dc_netns_start(struct net *net)
 {
 	struct dc_netns *ns = dc_netns_of(net);
-	int i, tables = ARRAY_SIZE(dc_table_template);
 
-	if (!net_eq(net, &init_net))
-		tables -= DC_TABLE_HOST;
 	ns->cookie = net->net_cookie;
 	/* Sockets with external keys cost others: see dc_may_raise(). */
 	ns->app_key = net->user_ns == &init_user_ns;
@@ -400,24 +477,16 @@ static int __net_init dc_netns_start(struct net *net)
 	if (!ns->counters)
 		return -ENOMEM;
 
-	ns->sysctls = kzalloc_obj(*ns->sysctls);
+	ns->sysctls = dc_sysctls_new(net, ns);
 	if (!ns->sysctls)
 		goto free_counters;
-	memcpy(ns->sysctls->table, dc_table_template, sizeof(dc_table_template));
-	for (i = 0; i < ARRAY_SIZE(dc_table_template) - DC_TABLE_HOST; i++)
-		ns->sysctls->table[i].data += (unsigned long)ns;
-	ns->header = register_net_sysctl_sz(net, "net/" DC_NAME, ns->sysctls->table, tables);
-	if (!ns->header)
-		goto free_sysctls;
 
 	if (!proc_create_data(DC_NAME, 0444, net->proc_net, &dc_counters_ops, net))
-		goto unregister;
+		goto free_sysctls;
 	return 0;
 
-unregister:
-	unregister_net_sysctl_table(ns->header);
 free_sysctls:
-	kfree(ns->sysctls);
+	dc_sysctls_free(ns->sysctls);
 free_counters:
 	free_percpu(ns->counters);
 	return -ENOMEM;
@@ -428,12 +497,10 @@ static void __net_exit dc_netns_stop(struct net *net)
 	struct dc_netns *ns = dc_netns_of(net);
 
 	remove_proc_entry(DC_NAME, net->proc_net);
-	if (READ_ONCE(dc_leaving)) {
-		dc_sysctls_leave(net, ns);
-	} else {
-		unregister_net_sysctl_table(ns->header);
-		kfree(ns->sysctls);
-	}
+	if (READ_ONCE(dc_leaving))
+		dc_sysctls_leave(net, ns->sysctls);
+	else
+		dc_sysctls_free(ns->sysctls);
 	dc_switch_store(DC_SWITCH_STATELESS_JOIN, &ns->stateless_join, 0);
 	dc_switch_store(DC_SWITCH_LOWOVERHEAD, &ns->lowoverhead, 0);
 	free_percpu(ns->counters);
@@ -455,11 +522,5 @@ void dc_netns_exit(void)
 {
 	WRITE_ONCE(dc_leaving, true);
 	unregister_pernet_subsys(&dc_netns_ops);
-	if (!dc_left_behind)
-		return;
-	/* Whoever has read the address of a handler of ours has entered and left it. */
-	dc_wait_for_tasks();
-	while (atomic_read(&dc_handling))
-		msleep(20);
-	dc_wait_for_tasks();
+	dc_sysctls_exit();
 }

@@ -79,14 +79,18 @@ u32 dc_survey(void)
 	return found;
 }
 
-/* The subflow @ssk, which isn't connected, will have nothing to do with MPTCP. */
+/* The subflow @ssk, which isn't connected and may be listening, will have nothing to do with MPTCP. */
 void dc_subflow_disable(struct sock *ssk)
 {
 	struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(ssk);
 
 	dc_sock_lock(ssk);
-	if (subflow)
+	if (subflow && subflow->request_mptcp) {
 		subflow->request_mptcp = 0;
+		if (ssk->sk_state == TCP_CLOSE)
+			dc_orig_try_fallback(mptcp_sk(subflow->conn),
+					     MPTCP_MIB_TOKENFALLBACKINIT);
+	}
 	dc_sock_unlock(ssk);
 }
 
@@ -126,15 +130,31 @@ unlock:
 	return settled;
 }
 
-/* A client that would send its MP_CAPABLE with its first data goes on without. */
-static void dc_settle_silent(struct mptcp_sock *msk, struct mptcp_subflow_context *subflow)
+/*
+ * A client that would send its MP_CAPABLE with its first data goes on as plain
+ * TCP: whether the server ever saw its ACK can't be known, and it understands
+ * that in any case. False: a task holds the subflow's lock.
+ */
+static bool dc_settle_silent(struct mptcp_sock *msk, struct sock *ssk, bool force)
 {
-	struct sock *sk = (struct sock *)msk;
+	bool settled = true;
 
-	mptcp_data_lock(sk);
-	WRITE_ONCE(subflow->fully_established, true);
-	WRITE_ONCE(msk->fully_established, true);
-	mptcp_data_unlock(sk);
+	dc_sock_lock(ssk);
+	if (sock_owned_by_user_nocheck(ssk) && !force) {
+		settled = false;
+	} else if (dc_orig_try_fallback(msk, MPTCP_MIB_MPCAPABLEDATAFALLBACK) &&
+		   READ_ONCE(msk->snd_data_fin_enable) &&
+		   !(ssk->sk_shutdown & SEND_SHUTDOWN) && !sock_owned_by_user_nocheck(ssk)) {
+		/* mptcp_try_fallback(): that was to be said by MPTCP. */
+		gfp_t allocation = ssk->sk_allocation;
+
+		ssk->sk_allocation = GFP_ATOMIC;
+		ssk->sk_shutdown |= SEND_SHUTDOWN;
+		dc_tcp_shutdown(ssk, SEND_SHUTDOWN);
+		ssk->sk_allocation = allocation;
+	}
+	dc_sock_unlock(ssk);
+	return settled;
 }
 
 /*
@@ -184,7 +204,7 @@ static bool dc_settle_msk(struct mptcp_sock *msk, bool force)
 			settled = dc_settle_syn(ssk, force);
 		else if (subflow->mp_capable && subflow->remote_key_valid &&
 			 !READ_ONCE(subflow->fully_established))
-			dc_settle_silent(msk, subflow);
+			settled = dc_settle_silent(msk, ssk, force);
 	}
 	rcu_read_unlock();
 	if (ssk)
