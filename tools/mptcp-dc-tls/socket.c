@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <linux/mptcp_dc.h>
@@ -61,7 +62,7 @@ static bool is_tcp(int domain, int type, int protocol)
  */
 EXPORT int socket(int domain, int type, int protocol)
 {
-	const int one = 1;
+	const int error = errno, one = 1;
 	int fd;
 
 	if (!is_tcp(domain, type, protocol))
@@ -70,13 +71,30 @@ EXPORT int socket(int domain, int type, int protocol)
 	fd = NEXT(socket)(domain, type, IPPROTO_MPTCP);
 	if (fd >= 0 && setsockopt(fd, SOL_MPTCP, MPTCP_ENABLE_APP_KEY, &one, sizeof(one)) == 0) {
 		dc_log("fd %d asks for external keys", fd);
+		errno = error;
 		return fd;
 	}
 	dc_log("%s: %s, so it's TCP", fd < 0 ? "no MPTCP" : "MPTCP_ENABLE_APP_KEY",
 	       strerror(errno));
 	if (fd >= 0)
 		close(fd);
+	errno = error;
 	return NEXT(socket)(domain, type, protocol);
+}
+
+uint32_t dc_socket_identity(int fd)
+{
+	const int before = errno;
+	int protocol = 0;
+	socklen_t length = sizeof(protocol);
+	uint32_t identity = 0;
+	struct stat status;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &length) == 0 &&
+	    (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP) && fstat(fd, &status) == 0)
+		identity = (uint32_t)status.st_ino ?: 1;
+	errno = before;
+	return identity;
 }
 
 int dc_socket_set_key(int fd, const void *key, size_t length)

@@ -2,13 +2,14 @@
 /*
  * When a TLS handshake is done, its key becomes the connection's.
  *
- * OpenSSL tells the end of a handshake to an info callback, of which a context has one. All contexts
- * get the one below, and the program's own is called from there. So the end is seen whatever call
- * reached it: SSL_accept(), SSL_read(), a BIO, and in TLS 1.2 also that of another handshake on the
- * same connection, which replaces the key. In TLS 1.3 a key update doesn't change what is exported.
+ * OpenSSL tells the end of a handshake to an info callback, of which a connection has one; if it has
+ * none, its context's is called. All connections get the one below when they are made, and the program's
+ * is called from there. So the end is seen whatever call reached it: SSL_accept(), SSL_read(), a BIO, and
+ * in TLS 1.2 also that of another handshake on the same connection, which replaces the key. In TLS 1.3 a
+ * key update doesn't change what is exported.
  */
 #include <errno.h>
-#include <pthread.h>
+#include <sched.h>
 #include <string.h>
 
 #include "preload.h"
@@ -20,156 +21,219 @@
 #define EXPORTER_LABEL	"EXPERIMENTAL mptcp-dc key"
 #define KEY_LENGTH	32
 
-typedef void (*info_callback)(const SSL *ssl, int where, int value);
+/* The state that is kept with a connection. */
+enum {
+	HANDSHAKE_DONE = 1,	/* and its key not set yet */
+};
 
-struct dc_openssl openssl;
-
-/* Where the program's own callback is kept with a context or a connection; negative without. */
-static int context_index = -1;
-static int connection_index = -1;
-
-static void find_openssl(void)
-{
-	/* A program that came here has it, maybe in a plug-in's scope, unseen by RTLD_NEXT. */
-	void *library = dlopen("libssl.so.3", RTLD_LAZY | RTLD_NOLOAD);
-	int missing = 0;
-
-#define FIND(name)								\
-	openssl.name = (typeof(&name))dlsym(library ?: RTLD_NEXT, #name);	\
-	missing += !openssl.name;
-	DC_OPENSSL_FUNCTIONS(FIND)
-#undef FIND
-
-	if (missing) {
-		dc_log("this OpenSSL lacks %d functions: no keys from TLS", missing);
-		return;
-	}
-	context_index = openssl.CRYPTO_get_ex_new_index(CRYPTO_EX_INDEX_SSL_CTX, 0, NULL,
-							NULL, NULL, NULL);
-	connection_index = openssl.CRYPTO_get_ex_new_index(CRYPTO_EX_INDEX_SSL, 0, NULL,
-							   NULL, NULL, NULL);
-}
-
-/* Whether contexts get our callback. */
-static int ready(void)
-{
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-	pthread_once(&once, find_openssl);
-	return context_index >= 0 && connection_index >= 0;
-}
+/* The connection that this thread's latest call of CRYPTO_new_ex_data() was for. */
+static __thread const void *newborn __attribute__((tls_model("initial-exec")));
 
 /* To compare both ends' logs: the key can't be told from it. */
-static void log_key(const char *version, const unsigned char *key, int fd, int status)
+static void log_key(const struct dc_openssl *openssl, const char *version,
+		    const unsigned char *key, int fd, int status)
 {
 	unsigned char hash[EVP_MAX_MD_SIZE] = { 0 };
 
 	if (!dc_logging)
 		return;
-	openssl.EVP_Q_digest(NULL, "SHA256", NULL, key, KEY_LENGTH, hash, NULL);
+	openssl->EVP_Q_digest(NULL, "SHA256", NULL, key, KEY_LENGTH, hash, NULL);
 	dc_log("socket %d: %s key with SHA-256 %02x%02x%02x%02x%02x%02x%02x%02x: %s", fd, version,
 	       hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7],
 	       fd < 0 ? "no socket" : status ? strerror(-status) : "set");
 }
 
-static void set_key(SSL *ssl)
+/*
+ * Without the extended master secret, a man in the middle can have two connections of TLS 1.2 with the
+ * same master secret, so what is exported is his, too (RFC 7627, sections 1 and 5.4).
+ */
+static bool exports_safely(const struct dc_openssl *openssl, SSL *ssl)
 {
-	const char *version = openssl.SSL_get_version(ssl);
+	return openssl->SSL_version(ssl) >= TLS1_3_VERSION ||
+	       openssl->SSL_ctrl(ssl, SSL_CTRL_GET_EXTMS_SUPPORT, 0, NULL) == 1;
+}
+
+static void set_key(const struct dc_openssl *openssl, SSL *ssl)
+{
+	const char *version = openssl->SSL_get_version(ssl);
 	const int error = errno;
 	unsigned char key[KEY_LENGTH];
 	int fd;
 
-	openssl.ERR_set_mark();
-	if (openssl.SSL_export_keying_material(ssl, key, sizeof(key), EXPORTER_LABEL,
-					       strlen(EXPORTER_LABEL), NULL, 0, 0) == 1) {
-		fd = dc_transport_fd(ssl);
-		log_key(version, key, fd, fd < 0 ? 0 : dc_socket_set_key(fd, key, sizeof(key)));
+	openssl->ERR_set_mark();
+	if (!exports_safely(openssl, ssl)) {
+		dc_log("%s without extended master secret: no key", version);
+	} else if (openssl->SSL_export_keying_material(ssl, key, sizeof(key), EXPORTER_LABEL,
+						       strlen(EXPORTER_LABEL), NULL, 0, 0) == 1) {
+		fd = dc_transport_fd(openssl, ssl);
+		log_key(openssl, version, key, fd,
+			fd < 0 ? 0 : dc_socket_set_key(fd, key, sizeof(key)));
 		explicit_bzero(key, sizeof(key));
 	} else {
 		dc_log("%s: nothing can be exported", version);
 	}
-	openssl.ERR_pop_to_mark();
+	openssl->ERR_pop_to_mark();
 	errno = error;
 }
 
-/*
- * That of the connection counts before that of its context, which a server may change in the midst
- * of a handshake.
- */
-static info_callback programs_callback(const SSL *ssl)
+/* That of the connection counts before that of its context, which a server may change meanwhile. */
+static dc_info_callback programs_callback(const struct dc_openssl *openssl, const SSL *ssl)
 {
-	void *own = openssl.SSL_get_ex_data(ssl, connection_index);
+	dc_info_callback own;
 
+	own = (dc_info_callback)openssl->SSL_get_ex_data(ssl, openssl->own_index);
 	if (!own)
-		own = openssl.SSL_CTX_get_ex_data(openssl.SSL_get_SSL_CTX(ssl), context_index);
-	return (info_callback)own;
+		own = openssl->SSL_CTX_get_info_callback(openssl->SSL_get_SSL_CTX(ssl));
+	return own;
 }
 
-static void on_info(const SSL *ssl, int where, int value)
+static void on_info(const struct dc_openssl *openssl, SSL *ssl, int where, int value)
 {
-	const info_callback own = programs_callback(ssl);
+	const dc_info_callback own = programs_callback(openssl, ssl);
+	const int error = errno;
+	uintptr_t state = (uintptr_t)openssl->SSL_get_ex_data(ssl, openssl->state_index);
 
 	if (where & SSL_CB_HANDSHAKE_START)
-		dc_transport_watch((SSL *)ssl);
+		dc_transport_watch(openssl, ssl);
 	/* With 0-RTT, OpenSSL says so a first time when early data may be sent or read. */
-	if ((where & SSL_CB_HANDSHAKE_DONE) && openssl.SSL_get_state(ssl) != TLS_ST_EARLY_DATA)
-		set_key((SSL *)ssl);
+	if ((where & SSL_CB_HANDSHAKE_DONE) && openssl->SSL_get_state(ssl) != TLS_ST_EARLY_DATA) {
+		state |= HANDSHAKE_DONE;
+		openssl->SSL_set_ex_data(ssl, openssl->state_index, (void *)state);
+	}
+	/* Done, and out of the handshake's functions: not all can be asked before. */
+	if ((where == SSL_CB_CONNECT_EXIT || where == SSL_CB_ACCEPT_EXIT) && value == 1 &&
+	    (state & HANDSHAKE_DONE)) {
+		state &= ~HANDSHAKE_DONE;
+		openssl->SSL_set_ex_data(ssl, openssl->state_index, (void *)state);
+		set_key(openssl, ssl);
+		dc_transport_unwatch(openssl, ssl);
+	}
+	errno = error;
 	if (own)
 		own(ssl, where, value);
 }
 
-static SSL_CTX *prepared(SSL_CTX *context)
+#define ON_INFO(number)								\
+	static void on_info_##number(const SSL *ssl, int where, int value)	\
+	{									\
+		on_info(&dc_openssls[number], (SSL *)ssl, where, value);	\
+	}
+DC_OPENSSLS(ON_INFO)
+
+#define LISTED(number)	on_info_##number,
+const dc_info_callback dc_on_info[] = { DC_OPENSSLS(LISTED) };
+
+static void on_birth(void *parent, void *pointer, CRYPTO_EX_DATA *data, int index, long argl, void *argp)
 {
-	if (context && ready())
-		openssl.SSL_CTX_set_info_callback(context, on_info);
-	return context;
+	(void)pointer, (void)data, (void)index, (void)argl, (void)argp;
+
+	newborn = parent;
 }
 
-OPENSSL_3(SSL_CTX_new);
-SSL_CTX *dc_SSL_CTX_new(const SSL_METHOD *method)
+/* Whether connections of this OpenSSL get our callback. */
+static bool ready(struct dc_openssl *openssl)
 {
-	ready();
-	return prepared(openssl.SSL_CTX_new(method));
+	int keys = DC_KEYS_UNTRIED;
+	unsigned int tries;
+
+	if (__atomic_compare_exchange_n(&openssl->keys, &keys, DC_KEYS_BEING_TRIED, false,
+					__ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+		openssl->own_index = openssl->CRYPTO_get_ex_new_index(CRYPTO_EX_INDEX_SSL, 0, NULL,
+								      on_birth, NULL, NULL);
+		openssl->state_index = openssl->CRYPTO_get_ex_new_index(CRYPTO_EX_INDEX_SSL, 0, NULL,
+									NULL, NULL, NULL);
+		keys = openssl->own_index < 0 || openssl->state_index < 0 ? DC_KEYS_NEVER :
+									   DC_KEYS_READY;
+		__atomic_store_n(&openssl->keys, keys, __ATOMIC_RELEASE);
+	}
+	/* Another thread tries; but if that thread isn't in this process, see fork(2), it never ends. */
+	for (tries = 0; keys == DC_KEYS_BEING_TRIED && tries < 100000; tries++) {
+		sched_yield();
+		keys = __atomic_load_n(&openssl->keys, __ATOMIC_ACQUIRE);
+	}
+	return keys == DC_KEYS_READY;
 }
 
-OPENSSL_3(SSL_CTX_new_ex);
-SSL_CTX *dc_SSL_CTX_new_ex(OSSL_LIB_CTX *library, const char *properties,
-			   const SSL_METHOD *method)
+/*
+ * Gives a connection that was just made, so that nobody else uses it, our callback. That it went by
+ * on_birth() shows that its libssl works with the libcrypto that we think, so its BIOs can be touched.
+ */
+static void adopt(struct dc_openssl *openssl, SSL *ssl)
 {
-	ready();
-	return prepared(openssl.SSL_CTX_new_ex(library, properties, method));
+	if (!ssl || newborn != ssl || openssl->SSL_is_dtls(ssl) ||
+	    (openssl->SSL_is_quic && openssl->SSL_is_quic(ssl)) ||
+	    !openssl->SSL_set_ex_data(ssl, openssl->own_index,
+				      (void *)openssl->SSL_get_info_callback(ssl)) ||
+	    !openssl->SSL_set_ex_data(ssl, openssl->state_index, NULL))
+		return;
+	openssl->SSL_set_info_callback(ssl, openssl->on_info);
 }
 
-OPENSSL_3(SSL_CTX_set_info_callback);
-void dc_SSL_CTX_set_info_callback(SSL_CTX *context, info_callback own)
+static bool adopted(const struct dc_openssl *openssl, const SSL *ssl)
 {
-	if (ready())
-		openssl.SSL_CTX_set_ex_data(context, context_index, (void *)own);
-	else
-		openssl.SSL_CTX_set_info_callback(context, own);
+	return openssl && __atomic_load_n(&openssl->keys, __ATOMIC_ACQUIRE) == DC_KEYS_READY &&
+	       openssl->SSL_get_info_callback(ssl) == openssl->on_info;
 }
 
-OPENSSL_3(SSL_CTX_get_info_callback);
-info_callback dc_SSL_CTX_get_info_callback(SSL_CTX *context)
+/* The program's function, to be called below. */
+#define NEXT_OF(name, openssl)							\
+	((typeof(&name))dc_openssl_next(DC_##name, openssl, __builtin_return_address(0)))
+
+OPENSSL_3(SSL_new);
+SSL *dc_SSL_new(SSL_CTX *context)
 {
-	if (ready())
-		return (info_callback)openssl.SSL_CTX_get_ex_data(context, context_index);
-	return openssl.SSL_CTX_get_info_callback(context);
+	struct dc_openssl *openssl = dc_openssl_of_context(context);
+	const typeof(&SSL_new) next = NEXT_OF(SSL_new, openssl);
+	const bool watched = openssl && ready(openssl);
+	SSL *ssl;
+
+	newborn = NULL;
+	ssl = next ? next(context) : NULL;
+	if (watched)
+		adopt(openssl, ssl);
+	return ssl;
 }
+
+/* These make a connection inside libssl, which newborn points to. */
+#define MAKER(name, parameters, arguments)					\
+	OPENSSL_3(name);							\
+	BIO *dc_##name parameters						\
+	{									\
+		struct dc_openssl *openssl = dc_openssl_of_context(context);	\
+		const typeof(&name) next = NEXT_OF(name, openssl);		\
+		const bool watched = openssl && ready(openssl);			\
+		BIO *bio;							\
+										\
+		newborn = NULL;							\
+		bio = next ? next arguments : NULL;				\
+		if (watched && bio)						\
+			adopt(openssl, (SSL *)newborn);				\
+		return bio;							\
+	}
+
+MAKER(BIO_new_ssl, (SSL_CTX *context, int client), (context, client))
+MAKER(BIO_new_ssl_connect, (SSL_CTX *context), (context))
+MAKER(BIO_new_buffer_ssl_connect, (SSL_CTX *context), (context))
 
 OPENSSL_3(SSL_set_info_callback);
-void dc_SSL_set_info_callback(SSL *ssl, info_callback own)
+void dc_SSL_set_info_callback(SSL *ssl, dc_info_callback own)
 {
-	if (ready())
-		openssl.SSL_set_ex_data(ssl, connection_index, (void *)own);
-	else
-		openssl.SSL_set_info_callback(ssl, own);
+	struct dc_openssl *openssl = dc_openssl_of_connection(ssl);
+	const typeof(&SSL_set_info_callback) next = NEXT_OF(SSL_set_info_callback, openssl);
+
+	if (adopted(openssl, ssl))
+		openssl->SSL_set_ex_data(ssl, openssl->own_index, (void *)own);
+	else if (next)
+		next(ssl, own);
 }
 
 OPENSSL_3(SSL_get_info_callback);
-info_callback dc_SSL_get_info_callback(const SSL *ssl)
+dc_info_callback dc_SSL_get_info_callback(const SSL *ssl)
 {
-	if (ready())
-		return (info_callback)openssl.SSL_get_ex_data(ssl, connection_index);
-	return openssl.SSL_get_info_callback(ssl);
+	struct dc_openssl *openssl = dc_openssl_of_connection(ssl);
+	const typeof(&SSL_get_info_callback) next = NEXT_OF(SSL_get_info_callback, openssl);
+
+	if (adopted(openssl, ssl))
+		return (dc_info_callback)openssl->SSL_get_ex_data(ssl, openssl->own_index);
+	return next ? next(ssl) : NULL;
 }

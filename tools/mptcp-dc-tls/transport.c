@@ -2,80 +2,217 @@
 /*
  * Which socket does a TLS connection run over? OpenSSL knows if the program gave it the socket. Some
  * programs, such as curl, give it a BIO of their own instead, which sends where OpenSSL doesn't see.
- * But the sending is a call of the C library below a call of the BIO, in the same thread. A BIO that
- * only fills memory calls nothing, and whether its bytes ever get to a socket can't be told: such
- * connections get no key.
+ * But the sending is a call of the C library below a call of the BIO, in the same thread, with the same
+ * bytes. If it has others, it is no part of this connection: with TLS inside TLS, they are the outer
+ * one's. A BIO that only fills memory calls nothing, and whether its bytes ever get to a socket can't be
+ * told. Such connections get no key.
  */
-#include <stdint.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "preload.h"
 
-/*
- * The socket that this thread sent on since the innermost call of a watched BIO began. The
- * innermost: with TLS inside TLS, the socket is the outer one's, and the inner one has none.
- */
 enum {
-	NO_CALL = -2,
-	NOTHING_SENT = -1,
+	/* The most of what is sent that is compared. A handshake's messages begin with a random number, or are encrypted. */
+	COMPARED = 64,
+	/* Nothing can be told from less, such as a message of TLS's that is always the same. */
+	SUFFICES = 24,
+};
+
+/* A socket, and by its identity that it is still the same one: so it fits a pointer. 0: none. */
+typedef uintptr_t noted;
+#define NOTED(fd, identity)	((uintptr_t)(identity) << 32 | (uint32_t)(fd))
+#define UNCERTAIN		((noted)-1)
+_Static_assert(sizeof(uintptr_t) == 8, "a socket and its identity fit a pointer");
+
+/* The watched BIO's call that this thread is in: what is written, and which socket it was sent on. */
+struct call {
+	size_t length;
+	unsigned char start[COMPARED];
+	noted socket;
 };
 
 /* Signal handlers may send, too: no lazy allocation. */
-static __thread int sent_on __attribute__((tls_model("initial-exec"))) = NO_CALL;
+static __thread struct call call __attribute__((tls_model("initial-exec")));
 
-#define SENDER(name, parameters, arguments)		\
-	EXPORT ssize_t name parameters			\
-	{						\
-		if (sent_on == NOTHING_SENT)		\
-			sent_on = fd;			\
-		return NEXT(name) arguments;		\
+static noted merged(noted one, noted other)
+{
+	if (!one || !other)
+		return one | other;
+	return one == other ? one : UNCERTAIN;
+}
+
+/* So much was sent, and began so. */
+static void note_sent(int fd, const void *data, size_t length)
+{
+	uint32_t identity;
+
+	if (length > call.length)
+		length = call.length;
+	if (length > COMPARED)
+		length = COMPARED;
+	if (length < SUFFICES || memcmp(data, call.start, length) != 0)
+		return;
+	identity = dc_socket_identity(fd);
+	if (identity)
+		call.socket = merged(call.socket, NOTED(fd, identity));
+}
+
+static void note_sent_parts(int fd, const struct iovec *parts, size_t count, size_t length)
+{
+	unsigned char start[COMPARED];
+	size_t gathered = 0, number;
+
+	for (number = 0; number < count && gathered < COMPARED && gathered < length; number++) {
+		size_t part = parts[number].iov_len;
+
+		if (part > COMPARED - gathered)
+			part = COMPARED - gathered;
+		if (part > length - gathered)
+			part = length - gathered;
+		memcpy(start + gathered, parts[number].iov_base, part);
+		gathered += part;
+	}
+	note_sent(fd, start, gathered);
+}
+
+#define SENDER(name, parameters, arguments, note)			\
+	EXPORT ssize_t name parameters					\
+	{								\
+		const ssize_t sent = NEXT(name) arguments;		\
+									\
+		if (call.length && sent > 0)				\
+			note;						\
+		return sent;						\
 	}
 
-SENDER(send, (int fd, const void *data, size_t length, int flags), (fd, data, length, flags));
-SENDER(sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags));
-SENDER(write, (int fd, const void *data, size_t length), (fd, data, length));
-SENDER(writev, (int fd, const struct iovec *parts, int count), (fd, parts, count));
+SENDER(send, (int fd, const void *data, size_t length, int flags), (fd, data, length, flags),
+       note_sent(fd, data, sent))
+SENDER(sendto, (int fd, const void *data, size_t length, int flags, const struct sockaddr *address,
+		socklen_t size),
+       (fd, data, length, flags, address, size), note_sent(fd, data, sent))
+SENDER(sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags),
+       note_sent_parts(fd, message->msg_iov, message->msg_iovlen, sent))
+SENDER(write, (int fd, const void *data, size_t length), (fd, data, length),
+       note_sent(fd, data, sent))
+SENDER(writev, (int fd, const struct iovec *parts, int count), (fd, parts, count),
+       note_sent_parts(fd, parts, count, sent))
+
+EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags)
+{
+	const int sent = NEXT(sendmmsg)(fd, messages, count, flags);
+
+	if (call.length && sent > 0)
+		note_sent_parts(fd, messages[0].msg_hdr.msg_iov, messages[0].msg_hdr.msg_iovlen,
+				messages[0].msg_len);
+	return sent;
+}
 
 /*
- * What was found stays with the BIO, as its callback's argument: the socket + 1. So it is there for
- * whichever thread goes on with the handshake, and gone with the BIO.
+ * What was found stays with the BIO, as its callback's argument. So it is there for whichever thread goes
+ * on with the handshake, and gone with the BIO.
  */
-static long watch(BIO *bio, int operation, const char *data, size_t length, int argi,
-		  long argl, int status, size_t *processed)
+static long on_bio(const struct dc_openssl *openssl, BIO *bio, int operation, const char *data,
+		   size_t length, long status)
 {
-	(void)data, (void)length, (void)argi, (void)argl, (void)processed;
+	if (operation == BIO_CB_WRITE && data) {
+		call.length = length;
+		call.socket = 0;
+		memcpy(call.start, data, length < COMPARED ? length : COMPARED);
+	} else if (operation == (BIO_CB_WRITE | BIO_CB_RETURN)) {
+		noted before = (noted)openssl->BIO_get_callback_arg(bio);
 
-	if (operation & BIO_CB_RETURN) {
-		if (sent_on >= 0)
-			openssl.BIO_set_callback_arg(bio, (char *)((intptr_t)sent_on + 1));
-		sent_on = NO_CALL;
-	} else if (operation != BIO_CB_FREE) {
-		sent_on = NOTHING_SENT;
+		call.length = 0;
+		if (call.socket)
+			openssl->BIO_set_callback_arg(bio, (char *)merged(before, call.socket));
+		call.socket = 0;
 	}
 	return status;
 }
 
-/* A BIO that the program itself watches is left alone. Else for the BIO's whole life: see sent_on. */
-void dc_transport_watch(SSL *ssl)
-{
-	BIO *bio = openssl.SSL_get_wbio(ssl);
+#define ON_BIO(number)									\
+	static long on_bio_##number(BIO *bio, int operation, const char *data,		\
+				    size_t length, int argi, long argl, int status,	\
+				    size_t *processed)					\
+	{										\
+		(void)argi, (void)argl, (void)processed;				\
+											\
+		return on_bio(&dc_openssls[number], bio, operation, data, length, status);\
+	}
+DC_OPENSSLS(ON_BIO)
 
-	if (bio && !openssl.BIO_get_callback_ex(bio) && !openssl.BIO_get_callback(bio) &&
-	    !openssl.BIO_get_callback_arg(bio))
-		openssl.BIO_set_callback_ex(bio, watch);
+#define LISTED(number)	on_bio_##number,
+const BIO_callback_fn_ex dc_on_bio[] = { DC_OPENSSLS(LISTED) };
+
+/* The BIO that takes the connection's bytes to its socket unchanged, if OpenSSL's own do that. */
+static BIO *plain_bio(const struct dc_openssl *openssl, SSL *ssl)
+{
+	BIO *bio = openssl->SSL_get_wbio(ssl);
+
+	for (; bio; bio = openssl->BIO_next(bio)) {
+		switch (openssl->BIO_method_type(bio)) {
+		case BIO_TYPE_SOCKET:
+		case BIO_TYPE_CONNECT:
+		case BIO_TYPE_ACCEPT:
+		case BIO_TYPE_FD:
+			return bio;
+		case BIO_TYPE_BUFFER:
+		case BIO_TYPE_LINEBUFFER:
+		case BIO_TYPE_NULL_FILTER:
+		case BIO_TYPE_NBIO_TEST:
+			break;
+		default:
+			return NULL;
+		}
+	}
+	return NULL;
 }
 
-int dc_transport_fd(SSL *ssl)
+/* A BIO that the program itself watches is left alone. */
+void dc_transport_watch(const struct dc_openssl *openssl, SSL *ssl)
 {
-	const int fd = openssl.SSL_get_fd(ssl);
-	BIO *bio;
+	BIO *bio = openssl->SSL_get_wbio(ssl);
 
-	if (fd >= 0)
+	if (bio && !plain_bio(openssl, ssl) && !openssl->BIO_get_callback_ex(bio) &&
+	    !openssl->BIO_get_callback(bio) && !openssl->BIO_get_callback_arg(bio))
+		openssl->BIO_set_callback_ex(bio, openssl->on_bio);
+}
+
+static BIO *watched_bio(const struct dc_openssl *openssl, SSL *ssl)
+{
+	BIO *bio = openssl->SSL_get_wbio(ssl);
+
+	return bio && openssl->BIO_get_callback_ex(bio) == openssl->on_bio ? bio : NULL;
+}
+
+void dc_transport_unwatch(const struct dc_openssl *openssl, SSL *ssl)
+{
+	BIO *bio = watched_bio(openssl, ssl);
+
+	if (bio) {
+		openssl->BIO_set_callback_ex(bio, NULL);
+		openssl->BIO_set_callback_arg(bio, NULL);
+	}
+}
+
+int dc_transport_fd(const struct dc_openssl *openssl, SSL *ssl)
+{
+	BIO *bio = plain_bio(openssl, ssl);
+	noted found;
+	int fd = -1;
+
+	if (bio) {
+		/* Reading and writing on two sockets isn't one connection. */
+		if (openssl->BIO_ctrl(bio, BIO_C_GET_FD, 0, &fd) < 0 || fd < 0 ||
+		    openssl->SSL_get_rfd(ssl) != fd || !dc_socket_identity(fd))
+			return -1;
 		return fd;
-	bio = openssl.SSL_get_wbio(ssl);
-	if (!bio || openssl.BIO_get_callback_ex(bio) != watch)
+	}
+	bio = watched_bio(openssl, ssl);
+	found = bio ? (noted)openssl->BIO_get_callback_arg(bio) : 0;
+	if (!found || found == UNCERTAIN || dc_socket_identity((int)found) != found >> 32)
 		return -1;
-	return (int)((intptr_t)openssl.BIO_get_callback_arg(bio) - 1);
+	return (int)found;
 }
