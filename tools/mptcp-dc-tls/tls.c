@@ -160,7 +160,9 @@ static bool ready(struct dc_openssl *openssl)
  */
 static void adopt(struct dc_openssl *openssl, SSL *ssl)
 {
-	if (!ssl || newborn != ssl || openssl->SSL_is_dtls(ssl) ||
+	/* Some builds of libssl come here for their own calls, too: then it has it already. */
+	if (!ssl || newborn != ssl ||
+	    openssl->SSL_get_info_callback(ssl) == openssl->on_info || openssl->SSL_is_dtls(ssl) ||
 	    (openssl->SSL_is_quic && openssl->SSL_is_quic(ssl)) ||
 	    !openssl->SSL_set_ex_data(ssl, openssl->own_index,
 				      (void *)openssl->SSL_get_info_callback(ssl)) ||
