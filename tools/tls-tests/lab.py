@@ -185,7 +185,7 @@ def certificate():
 
 
 NGINX = """
-daemon off;
+{extra}
 pid {directory}/nginx.pid;
 error_log stderr notice;
 worker_processes 2;
@@ -204,19 +204,24 @@ http {{
 """
 
 
-@contextlib.contextmanager
-def nginx(size, port=None, wrap=True, netns=None):
-    """nginx, which serves `file` of this size over TLS. Gives its program and port."""
+def nginx_command(size, port, extra="daemon off;"):
+    """To start nginx, which serves `file` of this size over TLS; `extra`: lines of its configuration."""
     directory = os.getcwd()
-    port = port or free_port()
     os.chmod(directory, 0o755)
     certificate()
     os.mkdir("www")
     with open("www/file", "wb") as file:
         file.write(os.urandom(size))
     with open("nginx.conf", "w", encoding="utf-8") as file:
-        file.write(NGINX.format(directory=directory, port=port))
-    with Program("nginx", "-p", directory, "-c", f"{directory}/nginx.conf", wrap=wrap, netns=netns) as program:
+        file.write(NGINX.format(directory=directory, port=port, extra=extra))
+    return "/usr/sbin/nginx", "-p", directory, "-c", f"{directory}/nginx.conf"
+
+
+@contextlib.contextmanager
+def nginx(size, port=None, wrap=True, netns=None):
+    """Gives nginx's program and port."""
+    port = port or free_port()
+    with Program(*nginx_command(size, port), wrap=wrap, netns=netns) as program:
         await_listener(program, port, netns)
         yield program, port
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 import proof
+import unusual
 from lab import PATHS, address, captured, counter, ip, two_hosts
 from lab import Program, await_listener, certificate, check, free_port, nginx, run, run_tests, same, until
 
@@ -528,6 +529,7 @@ KEYS = [
     a_client_with_mptcp_but_no_keys_gets_plain_tcp,
     the_key_of_a_renegotiation_replaces_the_first,
     many_connections_at_once_have_a_key_each,
+    *unusual.KEYS,
 ]
 
 PLAIN = [
@@ -549,6 +551,7 @@ PLAIN = [
     the_rustls_example_works_without_the_module,
     programs_without_tls_do_not_notice,
     only_openssl_3_is_intercepted,
+    *unusual.PLAIN,
 ]
 
 
