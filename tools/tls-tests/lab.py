@@ -95,7 +95,7 @@ class Program:
         with open(self.path, "wb") as log:
             # pylint: disable-next=consider-using-with
             self.process = subprocess.Popen(
-                command, stdin=stdin, stdout=log, stderr=log, env={**os.environ, **(env or {})}
+                command, bufsize=0, stdin=stdin, stdout=log, stderr=log, env={**os.environ, **(env or {})}
             )
 
     def said(self):
@@ -107,7 +107,6 @@ class Program:
 
     def write(self, data):
         self.process.stdin.write(data)
-        self.process.stdin.flush()
 
     def wait(self, status=0):
         """Waits for its end."""
