@@ -11,7 +11,6 @@
  */
 #include <elf.h>
 #include <link.h>
-#include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,8 +44,11 @@ struct candidate {
 	uintptr_t low, high;
 };
 
+/* With each libssl comes a libcrypto. */
+enum { MOST_CANDIDATES = 2 * DC_MOST_OPENSSLS };
+
 struct candidates {
-	struct candidate list[2 * DC_MOST_OPENSSLS];
+	struct candidate list[MOST_CANDIDATES];
 	unsigned int count;
 };
 
@@ -56,9 +58,9 @@ static bool within(const void *pointer, uintptr_t low, uintptr_t high)
 }
 
 /* Does the object define symbols of OpenSSL 3? libssl and libcrypto do, and this library. */
-static bool defines_openssl_3(uintptr_t base, uintptr_t low, uintptr_t high, const ElfW(Dyn) *dynamic)
+static bool defines_openssl_3(uintptr_t base, uintptr_t low, uintptr_t high, const Elf64_Dyn *dynamic)
 {
-	const ElfW(Verdef) *version = NULL;
+	const Elf64_Verdef *version = NULL;
 	const char *strings = NULL;
 	size_t left = 0;
 
@@ -83,7 +85,7 @@ static bool defines_openssl_3(uintptr_t base, uintptr_t low, uintptr_t high, con
 	if (!within(version, low, high) || !within(strings, low, high))
 		return false;
 	for (; left; left--) {
-		const ElfW(Verdaux) *name = (const void *)((const char *)version + version->vd_aux);
+		const Elf64_Verdaux *name = (const void *)((const char *)version + version->vd_aux);
 
 		if (strcmp(strings + name->vda_name, OPENSSL_3_VERSION) == 0)
 			return true;
@@ -107,14 +109,14 @@ static bool is_known(uintptr_t low)
 static int look_at(struct dl_phdr_info *object, size_t size, void *result)
 {
 	struct candidates *candidates = result;
-	const ElfW(Dyn) *dynamic = NULL;
+	const Elf64_Dyn *dynamic = NULL;
 	uintptr_t low = UINTPTR_MAX, high = 0;
 	struct candidate *found;
 	unsigned int number;
 
 	(void)size;
 	for (number = 0; number < object->dlpi_phnum; number++) {
-		const ElfW(Phdr) *part = &object->dlpi_phdr[number];
+		const Elf64_Phdr *part = &object->dlpi_phdr[number];
 		const uintptr_t start = object->dlpi_addr + part->p_vaddr;
 
 		if (part->p_type == PT_DYNAMIC)
@@ -130,7 +132,7 @@ static int look_at(struct dl_phdr_info *object, size_t size, void *result)
 	    within(dc_openssls, low, high) || is_known(low) ||
 	    !defines_openssl_3(object->dlpi_addr, low, high, dynamic))
 		return 0;
-	if (candidates->count == sizeof(candidates->list) / sizeof(candidates->list[0]))
+	if (candidates->count == MOST_CANDIDATES)
 		return 1;
 	found = &candidates->list[candidates->count];
 	found->path = strdup(object->dlpi_name);

@@ -27,7 +27,7 @@ enum {
 };
 
 /* The connection that this thread's latest call of CRYPTO_new_ex_data() was for. */
-static __thread const void *newborn __attribute__((tls_model("initial-exec")));
+static __thread void *newborn __attribute__((tls_model("initial-exec")));
 
 /* To compare both ends' logs: the key can't be told from it. */
 static void log_key(const struct dc_openssl *openssl, const char *version,
@@ -123,7 +123,8 @@ DC_OPENSSLS(ON_INFO)
 #define LISTED(number)	on_info_##number,
 const dc_info_callback dc_on_info[] = { DC_OPENSSLS(LISTED) };
 
-static void on_birth(void *parent, void *pointer, CRYPTO_EX_DATA *data, int index, long argl, void *argp)
+static void on_birth(void *parent, void *pointer, struct crypto_ex_data_st *data, int index,
+		     long argl, void *argp)
 {
 	(void)pointer, (void)data, (void)index, (void)argl, (void)argp;
 
@@ -197,25 +198,36 @@ SSL *dc_SSL_new(SSL_CTX *context)
 }
 
 /* These make a connection inside libssl, which newborn points to. */
-#define MAKER(name, parameters, arguments)					\
-	OPENSSL_3(name);							\
-	BIO *dc_##name parameters						\
-	{									\
-		struct dc_openssl *openssl = dc_openssl_of_context(context);	\
-		const typeof(&name) next = NEXT_OF(name, openssl);		\
-		const bool watched = openssl && ready(openssl);			\
-		BIO *bio;							\
+#define MAKE(name, context, ...) ({						\
+	struct dc_openssl *openssl = dc_openssl_of_context(context);		\
+	const typeof(&name) next = NEXT_OF(name, openssl);			\
+	const bool watched = openssl && ready(openssl);				\
+	BIO *bio;								\
 										\
-		newborn = NULL;							\
-		bio = next ? next arguments : NULL;				\
-		if (watched && bio)						\
-			adopt(openssl, (SSL *)newborn);				\
-		return bio;							\
-	}
+	newborn = NULL;								\
+	bio = next ? next(context, ##__VA_ARGS__) : NULL;			\
+	if (watched && bio)							\
+		adopt(openssl, newborn);					\
+	bio;									\
+})
 
-MAKER(BIO_new_ssl, (SSL_CTX *context, int client), (context, client))
-MAKER(BIO_new_ssl_connect, (SSL_CTX *context), (context))
-MAKER(BIO_new_buffer_ssl_connect, (SSL_CTX *context), (context))
+OPENSSL_3(BIO_new_ssl);
+BIO *dc_BIO_new_ssl(SSL_CTX *context, int client)
+{
+	return MAKE(BIO_new_ssl, context, client);
+}
+
+OPENSSL_3(BIO_new_ssl_connect);
+BIO *dc_BIO_new_ssl_connect(SSL_CTX *context)
+{
+	return MAKE(BIO_new_ssl_connect, context);
+}
+
+OPENSSL_3(BIO_new_buffer_ssl_connect);
+BIO *dc_BIO_new_buffer_ssl_connect(SSL_CTX *context)
+{
+	return MAKE(BIO_new_buffer_ssl_connect, context);
+}
 
 OPENSSL_3(SSL_set_info_callback);
 void dc_SSL_set_info_callback(SSL *ssl, dc_info_callback own)

@@ -15,29 +15,28 @@
 #include "preload.h"
 
 enum {
-	/* The most of what is sent that is compared. A handshake's messages begin with a random number, or are encrypted. */
+	/* Of what is sent, so much is compared. It has random numbers, or is encrypted. */
 	COMPARED = 64,
 	/* Nothing can be told from less, such as a message of TLS's that is always the same. */
 	SUFFICES = 24,
 };
 
 /* A socket, and by its identity that it is still the same one: so it fits a pointer. 0: none. */
-typedef uintptr_t noted;
 #define NOTED(fd, identity)	((uintptr_t)(identity) << 32 | (uint32_t)(fd))
-#define UNCERTAIN		((noted)-1)
+#define UNCERTAIN		((uintptr_t)-1)
 _Static_assert(sizeof(uintptr_t) == 8, "a socket and its identity fit a pointer");
 
 /* The watched BIO's call that this thread is in: what is written, and which socket it was sent on. */
 struct call {
 	size_t length;
 	unsigned char start[COMPARED];
-	noted socket;
+	uintptr_t socket;
 };
 
 /* Signal handlers may send, too: no lazy allocation. */
 static __thread struct call call __attribute__((tls_model("initial-exec")));
 
-static noted merged(noted one, noted other)
+static uintptr_t merged(uintptr_t one, uintptr_t other)
 {
 	if (!one || !other)
 		return one | other;
@@ -88,17 +87,15 @@ static void note_sent_parts(int fd, const struct iovec *parts, size_t count, siz
 		return sent;						\
 	}
 
-SENDER(send, (int fd, const void *data, size_t length, int flags), (fd, data, length, flags),
-       note_sent(fd, data, sent))
-SENDER(sendto, (int fd, const void *data, size_t length, int flags, const struct sockaddr *address,
-		socklen_t size),
-       (fd, data, length, flags, address, size), note_sent(fd, data, sent))
+#define DATA	const void *data, size_t length
+SENDER(send, (int fd, DATA, int flags), (fd, data, length, flags), note_sent(fd, data, sent))
+SENDER(sendto, (int fd, DATA, int flags, const struct sockaddr *address, socklen_t size),
+	(fd, data, length, flags, address, size), note_sent(fd, data, sent))
 SENDER(sendmsg, (int fd, const struct msghdr *message, int flags), (fd, message, flags),
-       note_sent_parts(fd, message->msg_iov, message->msg_iovlen, sent))
-SENDER(write, (int fd, const void *data, size_t length), (fd, data, length),
-       note_sent(fd, data, sent))
+	note_sent_parts(fd, message->msg_iov, message->msg_iovlen, sent))
+SENDER(write, (int fd, DATA), (fd, data, length), note_sent(fd, data, sent))
 SENDER(writev, (int fd, const struct iovec *parts, int count), (fd, parts, count),
-       note_sent_parts(fd, parts, count, sent))
+	note_sent_parts(fd, parts, count, sent))
 
 EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags)
 {
@@ -122,7 +119,7 @@ static long on_bio(const struct dc_openssl *openssl, BIO *bio, int operation, co
 		call.socket = 0;
 		memcpy(call.start, data, length < COMPARED ? length : COMPARED);
 	} else if (operation == (BIO_CB_WRITE | BIO_CB_RETURN)) {
-		noted before = (noted)openssl->BIO_get_callback_arg(bio);
+		uintptr_t before = (uintptr_t)openssl->BIO_get_callback_arg(bio);
 
 		call.length = 0;
 		if (call.socket)
@@ -200,7 +197,7 @@ void dc_transport_unwatch(const struct dc_openssl *openssl, SSL *ssl)
 int dc_transport_fd(const struct dc_openssl *openssl, SSL *ssl)
 {
 	BIO *bio = plain_bio(openssl, ssl);
-	noted found;
+	uintptr_t found;
 	int fd = -1;
 
 	if (bio) {
@@ -211,7 +208,7 @@ int dc_transport_fd(const struct dc_openssl *openssl, SSL *ssl)
 		return fd;
 	}
 	bio = watched_bio(openssl, ssl);
-	found = bio ? (noted)openssl->BIO_get_callback_arg(bio) : 0;
+	found = bio ? (uintptr_t)openssl->BIO_get_callback_arg(bio) : 0;
 	if (!found || found == UNCERTAIN || dc_socket_identity((int)found) != found >> 32)
 		return -1;
 	return (int)found;
