@@ -96,8 +96,8 @@ struct dc_token_bucket {
 	X(mptcp_sock, ack_seq, mptcp_sock)			\
 	X(mptcp_sock, snd_una, mptcp_sock)			\
 	X(mptcp_sock, rcv_fastclose, mptcp_sock)		\
-	X(mptcp_sock, snd_data_fin_enable, mptcp_sock)		\
 	X(inet_connection_sock, icsk_retransmits, inet_connection_sock) \
+	X(tcp_sock, snd_una, tcp_sock)				\
 	X(tcp_sock, md5sig_info, tcp_sock)			\
 	X(tcp_sock, rx_opt, tcp_sock)				\
 	X(tcp_sock, fastopen_req, tcp_sock)			\
@@ -341,7 +341,6 @@ void dc_orig_hmac_sha(u64 key1, u64 key2, u8 *msg, int len, void *hmac);
 bool dc_orig_try_fallback(struct mptcp_sock *msk, int fb_mib);
 bool dc_orig_incoming_options(struct sock *ssk, struct sk_buff *skb);
 bool dc_schedule_work(struct sock *sk);
-void dc_tcp_shutdown(struct sock *sk, int how);
 struct sock *dc_first_subflow(struct mptcp_sock *msk);
 const char *dc_btf_name(const struct btf *btf, u32 offset);
 void dc_btf_release(struct btf *btf);

@@ -131,30 +131,16 @@ unlock:
 }
 
 /*
- * A client that would send its MP_CAPABLE with its first data goes on as plain
- * TCP: whether the server ever saw its ACK can't be known, and it understands
- * that in any case. False: a task holds the subflow's lock.
+ * A client that would send its MP_CAPABLE with its first data goes on without:
+ * mptcp_established_options_mp() does so where the sequence number isn't the one
+ * noted. It isn't taken for fully established, as its ACK may be lost, or come to
+ * a host that has no module anymore, either: if the peer says nothing of MPTCP, it
+ * falls back.
  */
-static bool dc_settle_silent(struct mptcp_sock *msk, struct sock *ssk, bool force)
+static void dc_settle_silent(const struct sock *ssk, struct mptcp_subflow_context *subflow)
 {
-	bool settled = true;
-
-	dc_sock_lock(ssk);
-	if (sock_owned_by_user_nocheck(ssk) && !force) {
-		settled = false;
-	} else if (dc_orig_try_fallback(msk, MPTCP_MIB_MPCAPABLEDATAFALLBACK) &&
-		   READ_ONCE(msk->snd_data_fin_enable) &&
-		   !(ssk->sk_shutdown & SEND_SHUTDOWN) && !sock_owned_by_user_nocheck(ssk)) {
-		/* mptcp_try_fallback(): that was to be said by MPTCP. */
-		gfp_t allocation = ssk->sk_allocation;
-
-		ssk->sk_allocation = GFP_ATOMIC;
-		ssk->sk_shutdown |= SEND_SHUTDOWN;
-		dc_tcp_shutdown(ssk, SEND_SHUTDOWN);
-		ssk->sk_allocation = allocation;
-	}
-	dc_sock_unlock(ssk);
-	return settled;
+	/* Farther away than any window. */
+	WRITE_ONCE(subflow->snd_isn, READ_ONCE(tcp_sk(ssk)->snd_una) + BIT(31));
 }
 
 /*
@@ -204,7 +190,7 @@ static bool dc_settle_msk(struct mptcp_sock *msk, bool force)
 			settled = dc_settle_syn(ssk, force);
 		else if (subflow->mp_capable && subflow->remote_key_valid &&
 			 !READ_ONCE(subflow->fully_established))
-			settled = dc_settle_silent(msk, ssk, force);
+			dc_settle_silent(ssk, subflow);
 	}
 	rcu_read_unlock();
 	if (ssk)

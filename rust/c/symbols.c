@@ -15,7 +15,6 @@
 #include <linux/btf.h>
 #include <linux/kprobes.h>
 #include <linux/static_call.h>
-#include <net/tcp.h>
 #include "protocol.h"
 #include "dc.h"
 #include "stateless.h"
@@ -28,7 +27,6 @@ DEFINE_STATIC_CALL_NULL(dc_btf_put, btf_put);
 DEFINE_STATIC_CALL_NULL(dc_try_fallback, __mptcp_try_fallback);
 DEFINE_STATIC_CALL_NULL(dc_work, mptcp_schedule_work);
 DEFINE_STATIC_CALL_NULL(dc_nmpc_sk, __mptcp_nmpc_sk);
-DEFINE_STATIC_CALL_NULL(dc_shutdown, tcp_shutdown);
 DEFINE_STATIC_CALL_NULL(dc_checksum_enabled, mptcp_is_checksum_enabled);
 DEFINE_STATIC_CALL_NULL(dc_allow_join_id0, mptcp_allow_join_id0);
 DEFINE_STATIC_CALL_NULL(dc_get_local_id, mptcp_pm_get_local_id);
@@ -83,7 +81,6 @@ static const struct dc_function dc_helpers[] = {
 	DC_FUNCTION("__mptcp_try_fallback", dc_try_fallback),
 	DC_FUNCTION("mptcp_schedule_work", dc_work),
 	DC_FUNCTION("__mptcp_nmpc_sk", dc_nmpc_sk),
-	DC_FUNCTION("tcp_shutdown", dc_shutdown),
 	DC_FUNCTION("mptcp_is_checksum_enabled", dc_checksum_enabled),
 	DC_FUNCTION("mptcp_allow_join_id0", dc_allow_join_id0),
 	DC_FUNCTION("mptcp_pm_get_local_id", dc_get_local_id),
@@ -282,11 +279,6 @@ bool dc_orig_incoming_options(struct sock *ssk, struct sk_buff *skb)
 bool dc_schedule_work(struct sock *sk)
 {
 	return static_call(dc_work)(sk);
-}
-
-void dc_tcp_shutdown(struct sock *sk, int how)
-{
-	static_call(dc_shutdown)(sk, how);
 }
 
 /* The first subflow of a socket that is neither connected nor on the way, which is made if need be. */
