@@ -28,6 +28,26 @@ pub fn unload() -> Result<()> {
     output(Command::new("rmmod").arg(MODULE)).map(drop)
 }
 
+/// Loads the module again when it is dropped: a test that unloads it may fail.
+pub struct Reload(());
+
+impl Reload {
+    pub fn new() -> Self {
+        Self(())
+    }
+
+    /// Does so now.
+    pub fn now(self) -> Result<()> {
+        load()
+    }
+}
+
+impl Drop for Reload {
+    fn drop(&mut self) {
+        let _ = load();
+    }
+}
+
 pub fn is_loaded() -> bool {
     Path::new("/sys/module").join(MODULE).exists()
 }
@@ -188,18 +208,22 @@ pub fn hooked_functions() -> Result<Vec<String>> {
 /// the earliest, and not while a connection may still send or get a segment of a handshake.
 const LEISURE: Duration = Duration::from_secs(90);
 
-/// Waits until none of these functions is hooked.
+/// Whether none of these functions is hooked.
+pub fn is_unhooked(functions: &[&str]) -> Result<bool> {
+    let hooked = hooked_functions()?;
+    Ok(!hooked.iter().any(|name| functions.contains(&name.as_str())))
+}
+
+/// Waits until it is so.
 pub fn wait_until_unhooked(functions: &[&str]) -> Result<()> {
     let start = Instant::now();
-    loop {
-        let hooked = hooked_functions()?;
-        if !hooked.iter().any(|name| functions.contains(&name.as_str())) {
-            return Ok(());
-        }
+    while !is_unhooked(functions)? {
         ensure!(
             start.elapsed() < LEISURE,
-            "after {LEISURE:?} still hooked: {hooked:?}"
+            "after {LEISURE:?} still hooked: {:?}",
+            hooked_functions()?
         );
         thread::sleep(Duration::from_millis(100));
     }
+    Ok(())
 }

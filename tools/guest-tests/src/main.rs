@@ -5,6 +5,8 @@
 
 mod capture;
 mod connection;
+mod crowd;
+mod gate;
 mod handshake;
 mod joinable;
 mod kernel;

@@ -7,8 +7,10 @@ mod app_keys;
 mod attacks;
 mod cookies;
 mod derived;
+mod endings;
 mod external_joins;
 mod external_modes;
+mod far;
 mod firewalls;
 mod full_table;
 mod hostile;
@@ -19,6 +21,7 @@ mod matrix;
 mod options;
 mod stateless;
 mod subflows;
+mod unloading;
 mod variants;
 
 use crate::{Scale, Test};
@@ -53,6 +56,9 @@ pub fn all(scale: Scale) -> Vec<Test> {
         malformed::tests(scale),
         hostile::tests(scale),
         losses::tests(scale),
+        unloading::tests(scale),
+        endings::tests(scale),
+        far::tests(),
     ]
     .into_iter()
     .flatten()
