@@ -7,5 +7,5 @@ live=yes
 
 # As stage tools.
 produce() {
-	build_programs --package demo --bins
+	build_programs --package demo
 }
