@@ -238,8 +238,8 @@ impl Trace {
         let checksums = expected.ack_flags() & FLAG_A != 0;
         for (is_client, key) in [(true, keys.client), (false, keys.server)] {
             let mut base = None;
-            // How far data was mapped, from there.
-            let mut mapped = 0;
+            // How far data was mapped, from there; and how far the subflow was.
+            let (mut mapped, mut sent) = (0, 0);
             for segment in self.from(is_client).filter(|s| !s.payload.is_empty()) {
                 let Some(map) = segment.dss()?.and_then(|dss| dss.map) else {
                     continue;
@@ -249,12 +249,15 @@ impl Trace {
                 let zero = map.data_seq.wrapping_sub(map.subflow_seq.into());
                 let base = *base.get_or_insert(zero);
                 let end = map.data_seq.wrapping_sub(base) + u64::from(map.length);
-                // MPTCP sends again what a slow peer didn't acknowledge in time, further on in the subflow.
+                // MPTCP sends again what a slow peer didn't acknowledge in time, further on in the subflow; so what is new
+                // is further on from then, too.
+                let goes_on = map.data_seq.wrapping_sub(base) == mapped && map.subflow_seq == sent;
                 ensure!(
-                    base == zero || end <= mapped,
+                    base == zero || end <= mapped || goes_on,
                     "mappings from {base:#x} and {zero:#x}"
                 );
                 mapped = mapped.max(end);
+                sent = sent.max(map.subflow_seq.wrapping_add(map.length.into()));
             }
             let Some(base) = base else {
                 continue;
