@@ -4,7 +4,7 @@
 //! subtests. scripts/upstream calls it.
 //!
 //! One program in three places, so that no shell script is needed in the guest:
-//! - on the host it boots a guest per [`Setup`](suite::Setup), reads the verdicts and reports ([`host`]);
+//! - on the host it boots a guest per [`Setup`], reads the verdicts and reports ([`host`]);
 //! - in the guest it runs the scripts one by one ([`guest`]);
 //! - under the name `ip`, first in the scripts' PATH, it sees the network namespaces come and go ([`ip`]).
 
