@@ -143,18 +143,19 @@ impl Log {
 }
 
 /// Reads a file of tracefs.
-fn read_tracing(name: &str) -> Result<String> {
+pub fn read_tracing(name: &str) -> Result<String> {
     let path = tracing(name)?;
     fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
 /// Writes one.
-fn write_tracing(name: &str, text: &str) -> Result<()> {
+pub fn write_tracing(name: &str, text: &str) -> Result<()> {
     let path = tracing(name)?;
     fs::write(&path, text).with_context(|| format!("{text:?} to {}", path.display()))
 }
 
-fn tracing(name: &str) -> Result<PathBuf> {
+/// Where it is.
+pub fn tracing(name: &str) -> Result<PathBuf> {
     const TRACING: &str = "/sys/kernel/tracing";
     let path = Path::new(TRACING).join(name);
     if !path.exists() {

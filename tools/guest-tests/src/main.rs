@@ -14,6 +14,7 @@ mod mptcp;
 mod netns;
 mod raw;
 mod tests;
+mod tracer;
 mod wire;
 
 use std::env;

@@ -22,6 +22,7 @@ mod options;
 mod stateless;
 mod subflows;
 mod unloading;
+mod tracers;
 mod variants;
 
 use crate::{Scale, Test};
@@ -39,6 +40,7 @@ pub const SMOKE: [&str; 5] = [
 pub fn all(scale: Scale) -> Vec<Test> {
     [
         lifecycle::tests(scale),
+        tracers::tests(scale),
         matrix::tests(),
         variants::tests(scale),
         cookies::tests(),
