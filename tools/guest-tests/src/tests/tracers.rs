@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use mptcp_dc::Mode as DcMode;
+use socket2::Socket;
 
 use crate::capture::Capture;
-use crate::handshake::{outcome, Trace};
+use crate::handshake::{outcome, Protocol, Trace};
 use crate::joinable::{limit_all, Joinable};
 use crate::kernel;
 use crate::mptcp;
@@ -25,38 +26,107 @@ use crate::{Scale, Test};
 /// What is attached to every function at once.
 static SETS: &[&[Kind]] = &[
     &[Kind::Fentry],
-    &[Kind::Fexit],
     &[Kind::Fentry, Kind::Fexit],
+    &[Kind::KprobeMulti, Kind::KretprobeMulti],
+    &[Kind::Kprobe, Kind::Kretprobe],
+    &[Kind::Fprobe, Kind::FprobeReturn],
+    &[Kind::Function],
+    &[Kind::FunctionGraph],
+];
+
+/// With more time, these too.
+static MORE_SETS: &[&[Kind]] = &[
+    &[Kind::Fexit],
     &[Kind::KprobeMulti],
     &[Kind::KretprobeMulti],
     &[Kind::Kprobe],
     &[Kind::Kretprobe],
     &[Kind::Fprobe],
     &[Kind::FprobeReturn],
-    &[Kind::Function],
-    &[Kind::FunctionGraph],
-    &Kind::ALL,
 ];
 
 pub fn tests(scale: Scale) -> Vec<Test> {
     let mut tests = vec![Test::new(
-        "tracers: a SYN of version 15 to a host that has it off, with a BPF program on subflow_check_req",
+        "tracers: a SYN of version 15 to a host that has it off, with BPF programs on subflow_check_req",
         syns_off,
     )];
-    for &set in SETS {
-        let names: Vec<_> = set.iter().map(|kind| kind.name()).collect();
-        let what = if set.len() == Kind::ALL.len() {
-            "all at once".to_owned()
-        } else {
-            names.join(" and ")
-        };
+    let mut add = |what: &str, set: &'static [Kind], cycles: &'static [Cycle], families| {
+        let cycles_names: Vec<_> = cycles.iter().map(|cycle| cycle.name()).collect();
         tests.push(Test::with_note(
-            format!("tracers: {what}: attached before loading and after, detached before unloading and after"),
+            format!("tracers: {what}: {}", cycles_names.join("; ")),
             Duration::from_secs(1_200),
-            move || lifecycle(set, scale),
+            move || lifecycle(set, cycles, families),
         ));
+    };
+    let sets = match scale {
+        // The test kernel is slow and hasn't them all.
+        Scale::Quick => &[],
+        Scale::Normal | Scale::Long => SETS,
+    };
+    for &set in sets {
+        add(&names(set), set, &[Cycle::InTurn], Families::ByTurns);
+    }
+    add("all at once", &Kind::ALL, &Cycle::ALL, Families::ByTurns);
+    if scale == Scale::Long {
+        for &set in SETS.iter().chain(MORE_SETS) {
+            let what = format!("{}, IPv4 and IPv6", names(set));
+            add(&what, set, &Cycle::ALL, Families::Both);
+        }
     }
     tests
+}
+
+fn names(kinds: &[Kind]) -> String {
+    let names: Vec<_> = kinds.iter().map(|kind| kind.name()).collect();
+    names.join(" and ")
+}
+
+/// When tracers come and go, as the module does.
+#[derive(Clone, Copy, Debug)]
+enum Cycle {
+    /// Attached before loading and detached before unloading, then attached again and detached after unloading.
+    InTurn,
+    /// Attached before loading, detached after unloading.
+    Around,
+}
+
+impl Cycle {
+    const ALL: [Self; 2] = [Self::InTurn, Self::Around];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::InTurn => "there before loading, gone before unloading, and the other way round",
+            Self::Around => "there before loading until after unloading",
+        }
+    }
+
+    fn run(self, scene: &Scene, kinds: &[Kind]) -> Result<()> {
+        let mut tracers = Attached::new(kinds, &scene.functions)?;
+        kernel::load()?;
+        if matches!(self, Self::InTurn) {
+            drop(scene.traffic().context("traced before loading")?);
+            tracers.detach_with_all_hit()?;
+            tracers = Attached::new(kinds, &scene.functions)?;
+        }
+        let live = scene.traffic().context("traced until after unloading")?;
+        kernel::unload()?;
+        live.iter()
+            .try_for_each(exchange)
+            .context("after unloading")?;
+        drop(live);
+        STANDARD
+            .connect(&scene.pair, Family::V4)
+            .context("without the module")?;
+        tracers.detach_with_all_hit()
+    }
+}
+
+/// What IP versions connections are made by.
+#[derive(Clone, Copy, Debug)]
+enum Families {
+    /// Each way to make one by another.
+    ByTurns,
+    Both,
 }
 
 const KEY: &[u8] = b"a key that both ends have";
@@ -65,8 +135,50 @@ const KEY: &[u8] = b"a key that both ends have";
 const SERVER_SECOND: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 21);
 const CLIENT_SECOND_V6: &str = "fd09::11";
 
-/// A pair whose client opens a subflow for each connection; for one by IPv4 another to an address that the server announces.
-fn scene() -> Result<Pair> {
+/// Of each connection, beside the first.
+const SUBFLOWS: u8 = 2;
+
+/// A pair whose client opens a subflow for each connection from an address of its own, and one to an address that the server
+/// announces.
+struct Scene {
+    pair: Pair,
+    families: Families,
+    /// All that the module ever hooks.
+    functions: Vec<String>,
+}
+
+impl Scene {
+    fn new(families: Families) -> Result<Self> {
+        let pair = joining_pair()?;
+        let functions = hooked(&pair)?;
+        Ok(Self {
+            pair,
+            families,
+            functions,
+        })
+    }
+
+    /// Connections made in each way.
+    fn traffic(&self) -> Result<Vec<Joinable>> {
+        let mut all = Vec::new();
+        for (number, way) in WAYS.iter().enumerate() {
+            way.apply(&self.pair)?;
+            let families = match self.families {
+                Families::Both => &Family::ALL[..],
+                Families::ByTurns => &Family::ALL[number % 2..][..1],
+            };
+            for &family in families {
+                all.push(
+                    way.connect(&self.pair, family)
+                        .with_context(|| format!("{}, {}", way.name, family.name()))?,
+                );
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn joining_pair() -> Result<Pair> {
     let pair = Pair::new()?;
     for end in pair.ends() {
         limit_all(end, 4, 4)?;
@@ -168,24 +280,32 @@ impl Way {
 
     /// Makes one, with its subflows.
     fn connect(&self, pair: &Pair, family: Family) -> Result<Joinable> {
-        let (any, subflows): (IpAddr, _) = match family {
-            Family::V4 => (Ipv4Addr::UNSPECIFIED.into(), 2),
-            Family::V6 => (Ipv6Addr::UNSPECIFIED.into(), 1),
+        let any: IpAddr = match family {
+            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
         };
         let mut capture = Capture::start(&pair.client, CLIENT_DEV)?;
-        let to = Pair::server_addr(family);
-        let ends = Joinable::with(pair, (any, 0).into(), to, |socket| {
-            if self.keys {
-                mptcp_dc::enable_app_key(socket, true)?;
-            }
-            Ok(())
-        })?;
+        let prepare = |socket: &Socket| match self.keys {
+            true => Ok(mptcp_dc::enable_app_key(socket, true)?),
+            false => Ok(()),
+        };
+        let listener = mptcp::listen_with(&pair.server, (any, 0).into(), prepare)?;
+        let port = listener.local_addr()?.port();
+        let to = SocketAddr::new(Pair::server_addr(family), port);
+        let client = mptcp::connect_with(&pair.client, to, prepare)?;
+        let server = mptcp::accept(&listener)?;
+        let ends = Joinable {
+            listener,
+            client,
+            server,
+        };
+        exchange(&ends)?;
         if self.keys {
             mptcp_dc::set_key(&ends.server, KEY)?;
             mptcp_dc::set_key(&ends.client, KEY)?;
         }
-        ends.wait_for_subflows(subflows)?;
-        ends.exchange()?;
+        ends.wait_for_subflows(SUBFLOWS)?;
+        exchange(&ends)?;
         if kernel::is_loaded() {
             for end in [&ends.client, &ends.server] {
                 let mode = mptcp_dc::info(end)?.mode;
@@ -194,31 +314,37 @@ impl Way {
         }
         if !self.keys {
             let client = wire::on_wire(ends.client.local_addr()?);
-            Trace::take(&mut capture, client)?.check(&outcome(self.mode, self.mode))?;
+            self.check_wire(&Trace::take(&mut capture, client)?)?;
         }
         Ok(ends)
     }
-}
 
-/// Connections made in each way.
-fn traffic(pair: &Pair, families: &[Family]) -> Result<Vec<Joinable>> {
-    let mut all = Vec::new();
-    for way in WAYS {
-        way.apply(pair)?;
-        for &family in families {
-            all.push(
-                way.connect(pair, family)
-                    .with_context(|| format!("{}, {}", way.name, family.name()))?,
-            );
+    /// The handshake is as it should be. (Other checks of a [`Trace`] are for connections that nobody joins.)
+    fn check_wire(&self, trace: &Trace) -> Result<()> {
+        let expected = outcome(self.mode, self.mode);
+        let (version, length) = expected.syn;
+        let answer = match expected.protocol {
+            Protocol::LowOverhead => (V15, 12, 0),
+            Protocol::Standard | Protocol::Tcp => (V1, 12, FLAG_H),
+        };
+        for (segment, form) in [
+            (trace.syn()?, (version, length, FLAG_H)),
+            (trace.syn_ack()?, answer),
+        ] {
+            let found = segment.mp_capable()?.map(|capable| capable.form());
+            ensure!(found == Some(form), "{found:x?}, not {form:x?}: {segment}");
         }
+        Ok(())
     }
-    Ok(all)
 }
 
-/// One without the module.
-fn stock_traffic(pair: &Pair) -> Result<()> {
-    for family in Family::ALL {
-        STANDARD.connect(pair, family).context("without the module")?;
+/// A little data each way, thrice.
+fn exchange(ends: &Joinable) -> Result<()> {
+    for seed in 0..3 {
+        mptcp::send(&ends.client, seed, 3_000)?;
+        mptcp::receive(&ends.server, seed, 3_000)?;
+        mptcp::send(&ends.server, seed + 10, 3_000)?;
+        mptcp::receive(&ends.client, seed + 10, 3_000)?;
     }
     Ok(())
 }
@@ -284,77 +410,27 @@ impl<'a> Attached<'a> {
     }
 }
 
-fn lifecycle(set: &[Kind], scale: Scale) -> Result<String> {
+fn lifecycle(set: &[Kind], cycles: &[Cycle], families: Families) -> Result<String> {
     let kinds = existing(set)?;
     if kinds.is_empty() {
         return Ok("not in this kernel".to_owned());
     }
-    let result = come_and_go(&kinds, scale);
-    kernel::load()?;
-    result
-}
-
-fn come_and_go(kinds: &[Kind], _scale: Scale) -> Result<String> {
-    let pair = scene()?;
-    let functions = hooked(&pair)?;
+    let scene = Scene::new(families)?;
     kernel::unload()?;
-    let mut clock = Clock::default();
-    clock.tick("start");
-
-    let tracers = Attached::new(kinds, &functions)?;
-    clock.tick("attach");
+    let start = Instant::now();
+    let result = cycles.iter().try_for_each(|cycle| {
+        cycle
+            .run(&scene, &kinds)
+            .with_context(|| cycle.name().to_owned())
+    });
     kernel::load()?;
-    clock.tick("load");
-    traffic(&pair, &Family::ALL).context("attached before loading")?;
-    clock.tick("traffic");
-    tracers.detach_with_all_hit()?;
-    clock.tick("detach");
-    let tracers = Attached::new(kinds, &functions)?;
-    clock.tick("attach");
-    let live = traffic(&pair, &Family::ALL).context("attached after loading")?;
-    clock.tick("traffic");
-    kernel::unload()?;
-    clock.tick("unload");
-    live.iter()
-        .try_for_each(Joinable::exchange)
-        .context("after unloading")?;
-    drop(live);
-    clock.tick("exchange");
-    stock_traffic(&pair)?;
-    clock.tick("stock traffic");
-    tracers.detach_with_all_hit()?;
-    clock.tick("detach");
-
-    let tracers = Attached::new(kinds, &functions)?;
-    kernel::load()?;
-    let live = traffic(&pair, &Family::ALL).context("attached before loading again")?;
-    kernel::unload()?;
-    live.iter()
-        .try_for_each(Joinable::exchange)
-        .context("after unloading again")?;
-    tracers.detach_with_all_hit()?;
-    clock.tick("second cycle");
-
-    kernel::load()?;
-    let tracers = Attached::new(kinds, &functions)?;
-    traffic(&pair, &Family::ALL).context("attached after loading again")?;
-    tracers.detach_with_all_hit()?;
-    kernel::unload()?;
-    clock.tick("third cycle");
-    Ok(format!("{} functions; {}", functions.len(), clock.0))
-}
-
-#[derive(Default)]
-struct Clock(String, Option<Instant>);
-
-impl Clock {
-    fn tick(&mut self, what: &str) {
-        let now = Instant::now();
-        if let Some(then) = self.1 {
-            self.0 += &format!("{what} {:.1} s, ", (now - then).as_secs_f64());
-        }
-        self.1 = Some(now);
-    }
+    result?;
+    Ok(format!(
+        "{} on {} functions; {:.1} s a cycle",
+        names(&kinds),
+        scene.functions.len(),
+        start.elapsed().as_secs_f64() / cycles.len() as f64
+    ))
 }
 
 fn syns_off() -> Result<()> {
@@ -376,7 +452,10 @@ fn syns_off() -> Result<()> {
         for mode in [Mode::Stock, Mode::Offer] {
             mode.apply(&pair.server)?;
             for (options, version) in [
-                (mp_capable(V15, FLAG_H, &[]), if mode.accepts() { V15 } else { V1 }),
+                (
+                    mp_capable(V15, FLAG_H, &[]),
+                    if mode.accepts() { V15 } else { V1 },
+                ),
                 (mp_capable(V1, FLAG_H, &[]), V1),
             ] {
                 let answer = peer.syn(port, to, &options)?;
