@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use mptcp_dc::Mode as DcMode;
@@ -23,90 +23,114 @@ use crate::tracer::{Kind, Tracer};
 use crate::wire::{self, mp_capable, FLAG_H, V1, V15};
 use crate::{Scale, Test};
 
-/// What is attached to every function at once.
-static SETS: &[&[Kind]] = &[
-    &[Kind::Fentry],
-    &[Kind::Fentry, Kind::Fexit],
-    &[Kind::KprobeMulti, Kind::KretprobeMulti],
-    &[Kind::Kprobe, Kind::Kretprobe],
-    &[Kind::Fprobe, Kind::FprobeReturn],
-    &[Kind::Function],
-    &[Kind::FunctionGraph],
+/// What is attached to every function, when.
+#[derive(Clone, Copy, Debug)]
+enum Course {
+    /// The first from before loading until before unloading; the others from after loading until after unloading.
+    InTurn(&'static [Kind], &'static [Kind]),
+    /// From before loading until after unloading.
+    Around(&'static [Kind]),
+}
+
+/// Each kind in one of them.
+static SHORT: &[Course] = &[
+    Course::InTurn(&[Kind::Fentry], &[Kind::Fentry, Kind::Fexit]),
+    Course::InTurn(&[Kind::KprobeMulti], &[Kind::KretprobeMulti]),
+    Course::InTurn(&[Kind::Kprobe], &[Kind::Kretprobe]),
+    Course::InTurn(&[Kind::Fprobe], &[Kind::FprobeReturn]),
+    Course::InTurn(&[Kind::FunctionGraph], &[Kind::Function]),
+    ALL_AROUND,
 ];
 
-/// With more time, these too.
-static MORE_SETS: &[&[Kind]] = &[
+const ALL_AROUND: Course = Course::Around(&Kind::ALL);
+
+/// Each kind, and those that belong together, in all.
+static LONG: &[&[Kind]] = &[
+    &[Kind::Fentry],
     &[Kind::Fexit],
+    &[Kind::Fentry, Kind::Fexit],
     &[Kind::KprobeMulti],
     &[Kind::KretprobeMulti],
     &[Kind::Kprobe],
     &[Kind::Kretprobe],
+    &[Kind::Kprobe, Kind::Kretprobe],
     &[Kind::Fprobe],
     &[Kind::FprobeReturn],
+    &[Kind::Fprobe, Kind::FprobeReturn],
+    &[Kind::Function],
+    &[Kind::FunctionGraph],
+    &Kind::ALL,
 ];
 
 pub fn tests(scale: Scale) -> Vec<Test> {
+    let courses = match scale {
+        Scale::Quick => vec![ALL_AROUND],
+        Scale::Normal => SHORT.to_vec(),
+        Scale::Long => LONG
+            .iter()
+            .flat_map(|&kinds| [Course::InTurn(kinds, kinds), Course::Around(kinds)])
+            .collect(),
+    };
+    let families = match scale {
+        Scale::Quick | Scale::Normal => Families::ByTurns,
+        Scale::Long => Families::Both,
+    };
     let mut tests = vec![Test::new(
         "tracers: a SYN of version 15 to a host that has it off, with BPF programs on subflow_check_req",
         syns_off,
     )];
-    let mut add = |what: &str, set: &'static [Kind], cycles: &'static [Cycle], families| {
-        let cycles_names: Vec<_> = cycles.iter().map(|cycle| cycle.name()).collect();
+    for course in courses {
         tests.push(Test::with_note(
-            format!("tracers: {what}: {}", cycles_names.join("; ")),
+            format!("tracers: {}", course.name()),
             Duration::from_secs(1_200),
-            move || lifecycle(set, cycles, families),
+            move || course.run(families),
         ));
-    };
-    let sets = match scale {
-        // The test kernel is slow and hasn't them all.
-        Scale::Quick => &[],
-        Scale::Normal | Scale::Long => SETS,
-    };
-    for &set in sets {
-        add(&names(set), set, &[Cycle::InTurn], Families::ByTurns);
-    }
-    add("all at once", &Kind::ALL, &Cycle::ALL, Families::ByTurns);
-    if scale == Scale::Long {
-        for &set in SETS.iter().chain(MORE_SETS) {
-            let what = format!("{}, IPv4 and IPv6", names(set));
-            add(&what, set, &Cycle::ALL, Families::Both);
-        }
     }
     tests
 }
 
 fn names(kinds: &[Kind]) -> String {
+    if kinds.len() == Kind::ALL.len() {
+        return "all at once".to_owned();
+    }
     let names: Vec<_> = kinds.iter().map(|kind| kind.name()).collect();
     names.join(" and ")
 }
 
-/// When tracers come and go, as the module does.
-#[derive(Clone, Copy, Debug)]
-enum Cycle {
-    /// Attached before loading and detached before unloading, then attached again and detached after unloading.
-    InTurn,
-    /// Attached before loading, detached after unloading.
-    Around,
-}
-
-impl Cycle {
-    const ALL: [Self; 2] = [Self::InTurn, Self::Around];
-
-    fn name(self) -> &'static str {
+impl Course {
+    fn name(self) -> String {
         match self {
-            Self::InTurn => "there before loading, gone before unloading, and the other way round",
-            Self::Around => "there before loading until after unloading",
+            Self::InTurn(first, then) => format!(
+                "{} from before loading until before unloading, then {} until after",
+                names(first),
+                names(then)
+            ),
+            Self::Around(kinds) => {
+                format!("{} from before loading until after unloading", names(kinds))
+            }
         }
     }
 
-    fn run(self, scene: &Scene, kinds: &[Kind]) -> Result<()> {
-        let mut tracers = Attached::new(kinds, &scene.functions)?;
+    fn run(self, families: Families) -> Result<String> {
+        let scene = Scene::new(families)?;
+        kernel::unload()?;
+        let result = self.load_and_unload(&scene);
         kernel::load()?;
-        if matches!(self, Self::InTurn) {
+        Ok(format!("{} functions; {}", scene.functions.len(), result?))
+    }
+
+    /// Which tracers there were.
+    fn load_and_unload(self, scene: &Scene) -> Result<String> {
+        let (first, then) = match self {
+            Self::InTurn(first, then) => (existing(first)?, existing(then)?),
+            Self::Around(kinds) => (existing(kinds)?, vec![]),
+        };
+        let mut tracers = Attached::new(&first, &scene.functions)?;
+        kernel::load()?;
+        if matches!(self, Self::InTurn(..)) {
             drop(scene.traffic().context("traced before loading")?);
             tracers.detach_with_all_hit()?;
-            tracers = Attached::new(kinds, &scene.functions)?;
+            tracers = Attached::new(&then, &scene.functions)?;
         }
         let live = scene.traffic().context("traced until after unloading")?;
         kernel::unload()?;
@@ -117,7 +141,16 @@ impl Cycle {
         STANDARD
             .connect(&scene.pair, Family::V4)
             .context("without the module")?;
-        tracers.detach_with_all_hit()
+        tracers.detach_with_all_hit()?;
+        let kinds = [first, then].concat();
+        Ok(match kinds.as_slice() {
+            [] => "this kernel has none of these tracers".to_owned(),
+            kinds => kinds
+                .iter()
+                .map(|kind| kind.name())
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
     }
 }
 
@@ -408,29 +441,6 @@ impl<'a> Attached<'a> {
         }
         self.tracers.into_iter().try_for_each(Tracer::detach)
     }
-}
-
-fn lifecycle(set: &[Kind], cycles: &[Cycle], families: Families) -> Result<String> {
-    let kinds = existing(set)?;
-    if kinds.is_empty() {
-        return Ok("not in this kernel".to_owned());
-    }
-    let scene = Scene::new(families)?;
-    kernel::unload()?;
-    let start = Instant::now();
-    let result = cycles.iter().try_for_each(|cycle| {
-        cycle
-            .run(&scene, &kinds)
-            .with_context(|| cycle.name().to_owned())
-    });
-    kernel::load()?;
-    result?;
-    Ok(format!(
-        "{} on {} functions; {:.1} s a cycle",
-        names(&kinds),
-        scene.functions.len(),
-        start.elapsed().as_secs_f64() / cycles.len() as f64
-    ))
 }
 
 fn syns_off() -> Result<()> {
