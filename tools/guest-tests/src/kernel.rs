@@ -194,6 +194,46 @@ impl Drop for Callers {
     }
 }
 
+/// Whether the module calls a function of the kernel behind its hook, while this lives.
+pub struct Returns(());
+
+impl Returns {
+    const EVENT: &str = "dc_returns";
+
+    /// Looks at the calls of this function. There must not be another such at a time.
+    pub fn to_module(function: &str) -> Result<Self> {
+        let returns = Self(());
+        write_tracing("trace", "")?;
+        // Behind the call to `__fentry__`, and `endbr64` if the function begins with that: there the return address is still
+        // on top. In the middle of an instruction there can be no probe.
+        let at = |offset| {
+            let probe = format!("p:{} {function}+{offset} to=$stack0:symbol", Self::EVENT);
+            write_tracing("kprobe_events", &probe)
+        };
+        at(5).or_else(|_| at(9))?;
+        write_tracing(&format!("events/kprobes/{}/enable", Self::EVENT), "1")?;
+        Ok(returns)
+    }
+
+    /// Whether one was seen that returns to the module. There must have been a call.
+    pub fn seen(&self) -> Result<bool> {
+        let trace = read_tracing("trace")?;
+        let mut calls = trace
+            .lines()
+            .filter(|line| line.contains(" to="))
+            .peekable();
+        ensure!(calls.peek().is_some(), "no call was seen");
+        Ok(calls.any(|line| line.contains(&format!("[{MODULE}]"))))
+    }
+}
+
+impl Drop for Returns {
+    fn drop(&mut self) {
+        let _ = write_tracing(&format!("events/kprobes/{}/enable", Self::EVENT), "0");
+        let _ = write_tracing("kprobe_events", "");
+    }
+}
+
 /// The functions that an ftrace user may redirect now: those marked I in `enabled_functions`.
 pub fn hooked_functions() -> Result<Vec<String>> {
     let text = read_tracing("enabled_functions")?;

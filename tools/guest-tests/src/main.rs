@@ -12,6 +12,8 @@ mod joinable;
 mod kernel;
 mod mptcp;
 mod netns;
+mod page;
+mod process;
 mod raw;
 mod tests;
 mod tracer;

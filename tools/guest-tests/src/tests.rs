@@ -23,6 +23,7 @@ mod stateless;
 mod subflows;
 mod unloading;
 mod tracers;
+mod user;
 mod variants;
 
 use crate::{Scale, Test};
@@ -61,6 +62,7 @@ pub fn all(scale: Scale) -> Vec<Test> {
         unloading::tests(scale),
         endings::tests(scale),
         far::tests(),
+        user::tests(scale),
     ]
     .into_iter()
     .flatten()
