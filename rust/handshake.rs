@@ -76,6 +76,7 @@ hook_group! {
     server::InitCookieReq,
     client::TokenNewConnect,
     client::SynOptions,
+    client::DetectBlackhole,
     client::FinishConnect,
     KeySha,
     join::SynRecvSock,

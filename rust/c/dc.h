@@ -132,6 +132,7 @@ struct dc_token_bucket {
 	X(mptcp_subflow_context, conn_finished)			\
 	X(mptcp_subflow_context, remote_key_valid)		\
 	X(mptcp_subflow_context, pm_listener)			\
+	X(mptcp_subflow_context, mpc_drop)			\
 	X(mptcp_subflow_request_sock, mp_capable)		\
 	X(mptcp_subflow_request_sock, mp_join)			\
 	X(mptcp_subflow_request_sock, backup)			\
@@ -339,6 +340,7 @@ int dc_orig_established_options(struct sock *ssk, struct sk_buff *skb, unsigned 
 				bool has_ts, struct mptcp_out_options *opts);
 void dc_orig_hmac_sha(u64 key1, u64 key2, u8 *msg, int len, void *hmac);
 bool dc_orig_try_fallback(struct mptcp_sock *msk, int fb_mib);
+void dc_orig_detect_blackhole(struct sock *ssk, bool expired);
 bool dc_orig_incoming_options(struct sock *ssk, struct sk_buff *skb);
 bool dc_schedule_work(struct sock *sk);
 struct sock *dc_first_subflow(struct mptcp_sock *msk);
@@ -423,6 +425,7 @@ bool dc_request_accept_standard(struct request_sock *req, const struct sk_buff *
 bool dc_request_answer(const struct request_sock *req, unsigned int *size,
 		       struct mptcp_out_options *opts, u16 mark, unsigned int join_size);
 bool dc_subflow_awaits_synack(const struct sock *ssk);
+bool dc_is_connecting_subflow(const struct sock *ssk);
 bool dc_fastopen_requested(const struct sock *ssk);
 void dc_sock_ends(const struct sock *sk, struct dc_ends *ends);
 u8 dc_out_flags(const struct mptcp_out_options *opts);
@@ -432,6 +435,7 @@ void dc_received_mapping(struct mptcp_options_received *mp_opt);
 bool dc_subflow_is_low_overhead(const struct mptcp_subflow_context *subflow);
 bool dc_subflow_restart(struct sock *ssk);
 bool dc_subflow_give_up(struct sock *ssk);
+bool dc_detect_blackhole(struct sock *ssk, bool expired);
 int dc_standard_connect(struct sock *ssk);	/* in Rust */
 void dc_subflow_refuse(struct sock *ssk);
 
@@ -482,6 +486,7 @@ bool dc_request_is_ours(const struct mptcp_subflow_request_sock *subflow_req);
 bool dc_request_is_external_capable(const struct request_sock *req);
 void dc_msk_hold(struct mptcp_sock *msk);
 void dc_msk_put(struct mptcp_sock *msk);
+bool dc_msk_is_alone(const struct mptcp_sock *msk);
 void dc_msk_abort(struct mptcp_sock *msk);
 bool dc_request_joins(const struct request_sock *req);
 bool dc_request_joins_external(const struct request_sock *req);

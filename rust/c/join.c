@@ -288,6 +288,12 @@ void dc_msk_put(struct mptcp_sock *msk)
 	sock_put((struct sock *)msk);
 }
 
+/* Has the connection no subflow besides its first? */
+bool dc_msk_is_alone(const struct mptcp_sock *msk)
+{
+	return !READ_ONCE(msk->pm.extra_subflows);
+}
+
 /* What mptcp_incoming_options() does with an MP_FASTCLOSE. */
 void dc_msk_abort(struct mptcp_sock *msk)
 {

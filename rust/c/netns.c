@@ -169,8 +169,9 @@ static int dc_busy_handler(const struct ctl_table *table, int write,
 		goto out;
 	spin_lock(&dc_busy_lock);
 	list_for_each_entry(busy, &dc_busy_list, node)
-		used += scnprintf(text + used, room - used, "%s%d %s", used ? "\n" : "",
-				  busy->pid, busy->comm);
+		/* Who names himself "a\\n1 b" stays on one line. */
+		used += scnprintf(text + used, room - used, "%s%d %*pE", used ? "\n" : "",
+				  busy->pid, (int)strlen(busy->comm), busy->comm);
 	spin_unlock(&dc_busy_lock);
 	copy.data = text;
 	copy.maxlen = room;
@@ -362,6 +363,8 @@ static struct dc_sysctls *dc_sysctls_new(struct net *net, struct dc_netns *ns)
 
 static void dc_sysctls_free(struct dc_sysctls *sysctls)
 {
+	if (!sysctls)
+		return;
 	unregister_net_sysctl_table(sysctls->header);
 	kfree(sysctls);
 }
@@ -477,9 +480,16 @@ static int __net_init dc_netns_start(struct net *net)
 	if (!ns->counters)
 		return -ENOMEM;
 
+	/*
+	 * A user may keep those of an earlier load: dc_sysctls_leave(). A namespace of his
+	 * does without then; those of the host must be there.
+	 */
 	ns->sysctls = dc_sysctls_new(net, ns);
-	if (!ns->sysctls)
-		goto free_counters;
+	if (!ns->sysctls && net_eq(net, &init_net)) {
+		pr_err("net.mptcp_dc can't be registered: no memory, or a process still uses it from before; \"lsof +D /proc/sys/net/mptcp_dc\" names it, and when it is gone, load again\n");
+		free_percpu(ns->counters);
+		return -EBUSY;
+	}
 
 	if (!proc_create_data(DC_NAME, 0444, net->proc_net, &dc_counters_ops, net))
 		goto free_sysctls;
@@ -487,7 +497,6 @@ static int __net_init dc_netns_start(struct net *net)
 
 free_sysctls:
 	dc_sysctls_free(ns->sysctls);
-free_counters:
 	free_percpu(ns->counters);
 	return -ENOMEM;
 }
@@ -497,7 +506,7 @@ static void __net_exit dc_netns_stop(struct net *net)
 	struct dc_netns *ns = dc_netns_of(net);
 
 	remove_proc_entry(DC_NAME, net->proc_net);
-	if (READ_ONCE(dc_leaving))
+	if (READ_ONCE(dc_leaving) && ns->sysctls)
 		dc_sysctls_leave(net, ns->sysctls);
 	else
 		dc_sysctls_free(ns->sysctls);

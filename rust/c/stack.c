@@ -187,6 +187,12 @@ bool dc_subflow_awaits_synack(const struct sock *ssk)
 	return (subflow->request_mptcp || subflow->request_join) && !subflow->conn_finished;
 }
 
+/* Is this TCP socket a subflow whose SYN is out? */
+bool dc_is_connecting_subflow(const struct sock *ssk)
+{
+	return sk_is_mptcp(ssk) && ssk->sk_state == TCP_SYN_SENT;
+}
+
 /* Does the SYN carry a TCP Fast Open option, which takes a full SYN's room? */
 bool dc_fastopen_requested(const struct sock *ssk)
 {
@@ -288,6 +294,23 @@ bool dc_subflow_give_up(struct sock *ssk)
 		dc_subflow_refuse(ssk);
 	else
 		dc_subflow_restart(ssk);
+	return true;
+}
+
+/*
+ * mptcp_active_detect_blackhole() for a SYN of ours. Where the stack is less patient
+ * than dc_subflow_give_up(), the SYN that it gives up had version 15, so whoever
+ * dropped it says nothing of standard MPTCP. True: it was given up.
+ */
+bool dc_detect_blackhole(struct sock *ssk, bool expired)
+{
+	struct mptcp_subflow_context *subflow = mptcp_subflow_ctx(ssk);
+	bool offered = subflow->request_mptcp;
+
+	dc_orig_detect_blackhole(ssk, expired);
+	if (!offered || subflow->request_mptcp)
+		return false;
+	subflow->mpc_drop = 0;
 	return true;
 }
 

@@ -53,6 +53,7 @@ DEFINE_STATIC_CALL_NULL(dc_v6_conn_request, dc_proto_conn_request);
 DEFINE_STATIC_CALL_NULL(dc_key_sha, mptcp_crypto_key_sha);
 DEFINE_STATIC_CALL_NULL(dc_pm_fully_established, mptcp_pm_fully_established);
 DEFINE_STATIC_CALL_NULL(dc_add_addr_timeout, dc_orig_add_addr_timeout);
+DEFINE_STATIC_CALL_NULL(dc_blackhole, mptcp_active_detect_blackhole);
 DEFINE_STATIC_CALL_NULL(dc_incoming_options, mptcp_incoming_options);
 DEFINE_STATIC_CALL_NULL(dc_established_options, mptcp_established_options);
 DEFINE_STATIC_CALL_NULL(dc_hmac_sha, mptcp_crypto_hmac_sha);
@@ -110,6 +111,7 @@ static const struct dc_function dc_originals[] = {
 	DC_FUNCTION("mptcp_crypto_key_sha", dc_key_sha),
 	DC_FUNCTION("mptcp_pm_fully_established", dc_pm_fully_established),
 	DC_FUNCTION("mptcp_adjust_add_addr_timeout", dc_add_addr_timeout),
+	DC_FUNCTION("mptcp_active_detect_blackhole", dc_blackhole),
 	DC_FUNCTION("mptcp_incoming_options", dc_incoming_options),
 	DC_FUNCTION("mptcp_established_options", dc_established_options),
 	DC_FUNCTION("mptcp_crypto_hmac_sha", dc_hmac_sha),
@@ -269,6 +271,11 @@ void dc_orig_pm_fully_established(struct mptcp_sock *msk, const struct sock *ssk
 unsigned int dc_orig_add_addr_timeout(struct mptcp_sock *msk)
 {
 	return static_call(dc_add_addr_timeout)(msk);
+}
+
+void dc_orig_detect_blackhole(struct sock *ssk, bool expired)
+{
+	static_call(dc_blackhole)(ssk, expired);
 }
 
 bool dc_orig_incoming_options(struct sock *ssk, struct sk_buff *skb)

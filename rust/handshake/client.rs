@@ -195,6 +195,37 @@ unsafe fn gives_up(ssk: *mut sock) -> bool {
     given_up
 }
 
+/// `mptcp_active_detect_blackhole()`: a SYN of ours that the stack gives up is held against nobody.
+pub(super) struct DetectBlackhole;
+
+impl Hook for DetectBlackhole {
+    const TARGET: &'static CStr = c"mptcp_active_detect_blackhole";
+
+    fn takes(call: Call<'_>) -> bool {
+        let ssk = call.arg0::<sock>();
+        // The function is called for each TCP socket whose timer ran out; others have no MPTCP, or another protocol's part.
+        // SAFETY: The socket, which lives and is locked, is the first argument.
+        unsafe {
+            dc_is_connecting_subflow(ssk) && Subflow::of(ssk).is_some_and(Subflow::is_low_overhead)
+        }
+    }
+
+    fn replacement() -> usize {
+        /// # Safety
+        ///
+        /// The arguments must be those of `mptcp_active_detect_blackhole()`, of a subflow of ours.
+        unsafe extern "C" fn detect_blackhole(ssk: *mut sock, expired: bool) {
+            // SAFETY: By this function's requirement.
+            let given_up = unsafe { dc_detect_blackhole(ssk, expired) };
+            // SAFETY: As above.
+            if let Some(netns) = unsafe { Netns::of_sock(ssk) }.filter(|_| given_up) {
+                netns.count(DC_COUNT_OFFER_GIVEN_UP);
+            }
+        }
+        detect_blackhole as usize
+    }
+}
+
 /// `subflow_finish_connect()`: what the answer to our SYN means.
 pub(super) struct FinishConnect;
 

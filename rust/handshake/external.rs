@@ -326,8 +326,11 @@ fn ahmac_of(option: &[u8]) -> Option<u64> {
     }
 }
 
-/// Whether an MP_FASTCLOSE with these eight bytes is the peer's. Before the application has given its key that can't be
-/// known, nor is there another subflow: then it counts in a reset, whose sequence number TCP has checked.
+/// Whether an MP_FASTCLOSE with these eight bytes is the peer's.
+///
+/// One that isn't signed counts in a reset, whose sequence number TCP has checked, if there is no other subflow that the
+/// reset doesn't end anyway: as long as this end has no key, which it could be signed with; and where the peer may have
+/// none, if it is as in RFC 8684.
 fn is_right_fastclose(connection: Connection, said: u64, packet: Packet) -> bool {
     let msk = connection.raw();
     // SAFETY: The connection lives.
@@ -335,10 +338,12 @@ fn is_right_fastclose(connection: Connection, said: u64, packet: Packet) -> bool
         return packet.is_reset();
     }
     let (own, peer) = (connection.local_key(), connection.remote_key());
-    [false, true].into_iter().any(|previous| {
+    let signed = [false, true].into_iter().any(|previous| {
         fastclose(msk, previous, peer, own)
             .is_some_and(|hmac| same_hmac(&hmac.to_be_bytes(), &said.to_be_bytes()))
-    })
+    });
+    // SAFETY: As above.
+    signed || (packet.is_reset() && said == own && unsafe { dc_msk_is_alone(msk) })
 }
 
 /// Answers the SYN of a join that the stack would take. Returns what `subflow_check_req()` does.

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use mptcp_dc::Mode as DcMode;
@@ -193,6 +194,7 @@ impl Scene {
 
     /// Connections made in each way.
     fn traffic(&self) -> Result<Vec<Joinable>> {
+        let unanswered = self.call_nobody()?;
         let mut all = Vec::new();
         for (number, way) in WAYS.iter().enumerate() {
             way.apply(&self.pair)?;
@@ -207,7 +209,19 @@ impl Scene {
                 );
             }
         }
+        // The first SYN is sent again after a second.
+        thread::sleep(Duration::from_millis(1_500).saturating_sub(unanswered.1.elapsed()));
         Ok(all)
+    }
+
+    /// A socket that connects to an address that nobody has, and since when: what a timer calls is called, too.
+    fn call_nobody(&self) -> Result<(Socket, Instant)> {
+        let nobody = SocketAddr::from((Ipv4Addr::new(10, 9, 0, 200), 9));
+        let socket = mptcp::socket(&self.pair.client, nobody)?;
+        socket.set_nonblocking(true)?;
+        // It is on its way.
+        let _ = socket.connect(&nobody.into());
+        Ok((socket, Instant::now()))
     }
 }
 

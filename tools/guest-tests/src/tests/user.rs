@@ -675,12 +675,17 @@ fn busy() -> Result<Vec<String>> {
 }
 
 /// rmmod fails because of these processes, and `busy` names them; or it succeeds, which is as good, and the module is loaded
-/// again. True if it failed.
-fn is_refused_for(processes: &[&Process]) -> Result<bool> {
+/// again, unless one of them is `in_the_way`, by using a sysctl of the host's still. True if it failed.
+fn is_refused_for(processes: &[&Process], in_the_way: bool) -> Result<bool> {
     let error = try_unload()?;
     ensure!(error == 0 || !processes.is_empty(), "rmmod: {error}");
     if error == 0 {
-        load()?;
+        if in_the_way {
+            let loaded = within(LIMIT, "modprobe", |_| kernel::load());
+            ensure!(loaded.is_err(), "two sysctls of one name");
+        } else {
+            load()?;
+        }
         return Ok(false);
     }
     // The kernel's own word for a module in use is EAGAIN.
@@ -731,12 +736,15 @@ fn asks(ask: Ask, killed: bool) -> Result<()> {
     }
 
     let waiting = [&asker];
-    let refused = is_refused_for(if waits { &waiting } else { &[] })?;
+    let in_the_way = matches!(ask, Ask::Sysctl(_));
+    let refused = is_refused_for(if waits { &waiting } else { &[] }, in_the_way)?;
     within(LIMIT, "unshare -n", |_| unshare(libc::CLONE_NEWNET))?;
-    others_connect(&pair)?;
-    // For what he asks for.
-    for end in pair.ends() {
-        Mode::Offer.apply(end)?;
+    if refused || !in_the_way {
+        others_connect(&pair)?;
+        // For what he asks for.
+        for end in pair.ends() {
+            Mode::Offer.apply(end)?;
+        }
     }
 
     if killed {
@@ -755,6 +763,12 @@ fn asks(ask: Ask, killed: bool) -> Result<()> {
     }
     if refused {
         ensure!(busy()?.is_empty(), "busy still says {:?}", busy()?);
+    } else if in_the_way {
+        let deadline = Instant::now() + LIMIT;
+        while kernel::load().is_err() {
+            ensure!(Instant::now() < deadline, "it can't be loaded again");
+            thread::sleep(Duration::from_millis(100));
+        }
     }
     unload_and_load()
 }
@@ -805,11 +819,15 @@ fn many_ask() -> Result<()> {
         due.sort_unstable();
         ensure!(said == due, "busy names {said:?}, not {due:?}");
         others_connect(&pair)?;
+        // For what he asks for.
+        for end in pair.ends() {
+            Mode::Offer.apply(end)?;
+        }
         // All but one go.
         for asker in &mut askers[1..] {
             ensure!(asker.kill(LIMIT), "it can't be killed");
         }
-        ensure!(is_refused_for(&[&askers[0]])?, "one is left");
+        ensure!(is_refused_for(&[&askers[0]], false)?, "one is left");
     } else {
         load()?;
     }
