@@ -21,8 +21,8 @@ mod matrix;
 mod options;
 mod stateless;
 mod subflows;
-mod unloading;
 mod tracers;
+mod unloading;
 mod user;
 mod variants;
 

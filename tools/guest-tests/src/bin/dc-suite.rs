@@ -112,7 +112,10 @@ fn suites(quick: bool) -> Result<Vec<Vec<Suite>>> {
         )]);
         return Ok(suites);
     }
-    suites.push(vec![guest("guest-debian", &["--timeout=2400"], &[])]);
+    suites.push(vec![
+        guest("guest-debian-1", &["--timeout=2400"], &["--part=1/2"]),
+        guest("guest-debian-2", &["--timeout=2400"], &["--part=2/2"]),
+    ]);
 
     let mut programs: Vec<_> = fs::read_dir("scripts/test.d")
         .context("scripts/test.d")?

@@ -141,7 +141,7 @@ struct Code(Vec<Insn>);
 
 impl Code {
     fn op(&mut self, code: u8, dst: u8, src: u8, offset: i16, constant: i32) {
-        self.0.push(Insn(code, dst | src << 4, offset, constant));
+        self.0.push(Insn(code, dst | (src << 4), offset, constant));
     }
 
     /// `dst = constant`, 32 bits.

@@ -62,7 +62,7 @@ fn ids(bytes: &[u8], names: &[String]) -> Result<Vec<u32>> {
     while at < types.len() {
         // struct btf_type, and what follows it
         let (name, info) = (word(types, at)?, word(types, at + 4)?);
-        let (kind, count) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
+        let (kind, count) = ((info >> 24) & 0x1f, (info & 0xffff) as usize);
         if kind == KIND_FUNC {
             if let Some(&number) = wanted.get(&name) {
                 ids[number] = Some(id);
