@@ -178,9 +178,15 @@ fn wire_get_standing() -> bool {
 
 /// Takes the hooks on segments for one socket more. Only if it may, does it sleep.
 ///
-/// Errors: `EAGAIN`, it would have to; `EOPNOTSUPP`, the module is being unloaded.
+/// Errors: `EAGAIN`, it would have to; `ENOPROTOOPT`, the module is being unloaded, as without it.
 #[no_mangle]
 extern "C" fn dc_wire_get(may_sleep: bool) -> c_int {
+    const GONE: c_int = -(kernel::bindings::ENOPROTOOPT as c_int);
+
+    if is_closing() {
+        // Who got something now would be promised what nobody keeps.
+        return GONE;
+    }
     if wire_get_standing() {
         return 0;
     }
@@ -189,7 +195,7 @@ extern "C" fn dc_wire_get(may_sleep: bool) -> c_int {
     }
     let namespaces = NAMESPACES.lock();
     if !namespaces.open {
-        return EOPNOTSUPP.to_errno();
+        return GONE;
     }
     if !wire_get_standing() {
         if let Err(err) = EXTERNAL.install().and_then(|()| wire_up()) {

@@ -512,6 +512,7 @@ static int dc_app_set_external(const struct dc_wish *wish, struct sock *sk)
 static int dc_app_set_lowoverhead(const struct dc_wish *wish, struct sock *sk)
 {
 	struct dc_app *app;
+	bool is_off;
 	int value, err;
 
 	err = dc_wish_int(wish, &value);
@@ -519,7 +520,8 @@ static int dc_app_set_lowoverhead(const struct dc_wish *wish, struct sock *sk)
 		return err;
 	if (value < 0 || value > 2)
 		return -EINVAL;
-	if (value && !READ_ONCE(dc_netns_of(sock_net(sk))->lowoverhead))
+	is_off = !READ_ONCE(dc_netns_of(sock_net(sk))->lowoverhead);
+	if (value && is_off)
 		return -EPERM;
 
 	err = dc_wish_lock(wish, sk);
@@ -527,7 +529,8 @@ static int dc_app_set_lowoverhead(const struct dc_wish *wish, struct sock *sk)
 		return err;
 	if (!dc_app_is_fresh(sk)) {
 		err = -EISCONN;
-	} else {
+	} else if (!is_off) {
+		/* What it is anyway needs no entry, which would cost others. */
 		app = dc_app_get(sk, wish->gfp);
 		if (app)
 			WRITE_ONCE(app->lowoverhead, value);
@@ -641,7 +644,7 @@ static int dc_wish_fulfil(const struct dc_wish *wish, struct sock *sk)
 
 /*
  * Process context. Without the module, which may go any moment, the answer would
- * be EOPNOTSUPP.
+ * be ENOPROTOOPT.
  */
 int dc_app_setsockopt(struct sock *sk, int optname, sockptr_t optval, unsigned int optlen)
 {
@@ -658,7 +661,7 @@ int dc_app_setsockopt(struct sock *sk, int optname, sockptr_t optval, unsigned i
 	if (err != -DC_WOULD_SLEEP)
 		return err;
 	if (!dc_busy_begin(&busy))
-		return -EOPNOTSUPP;
+		return -ENOPROTOOPT;
 	wish.may_sleep = true;
 	wish.gfp = GFP_KERNEL_ACCOUNT;
 	err = dc_wish_fulfil(&wish, sk);

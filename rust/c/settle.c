@@ -111,6 +111,9 @@ static bool dc_settle_syn(struct sock *ssk, bool force)
 	dc_sock_lock(ssk);
 	if (!subflow || !dc_subflow_is_low_overhead(subflow) || !dc_subflow_awaits_synack(ssk))
 		goto unlock;
+	/* It was closed meanwhile. */
+	if (inet_sk_state_load(subflow->conn) != TCP_SYN_SENT)
+		goto unlock;
 	if (sock_owned_by_user_nocheck(ssk)) {
 		settled = force;
 		if (force)
@@ -183,6 +186,11 @@ static bool dc_settle_msk(struct mptcp_sock *msk, bool force)
 	ssk = READ_ONCE(msk->first);
 	if (ssk && !refcount_inc_not_zero(&ssk->sk_refcnt))
 		ssk = NULL;
+	/* Its memory may have become another's just before. */
+	if (ssk && READ_ONCE(msk->first) != ssk) {
+		sock_put(ssk);
+		ssk = NULL;
+	}
 	subflow = ssk ? mptcp_subflow_ctx(ssk) : NULL;
 	if (subflow && !READ_ONCE(msk->pm.server_side) && !__mptcp_check_fallback(msk) &&
 	    dc_subflow_is_low_overhead(subflow)) {

@@ -216,18 +216,21 @@ void dc_token_release(struct sock *ssk)
 {
 	struct sock *sk = mptcp_subflow_ctx(ssk)->conn;
 	struct mptcp_sock *msk = mptcp_sk(sk);
-	struct dc_token_bucket *bucket;
+	u32 token = READ_ONCE(msk->token);
+	struct dc_token_bucket *bucket = dc_bucket(token);
+	bool found;
 
-	if (sk_unhashed(sk))
-		return;
-
-	sock_prot_inuse_add(sock_net(sk), sk->sk_prot, -1);
-	bucket = dc_bucket(msk->token);
 	spin_lock_bh(&bucket->lock);
-	__sk_nulls_del_node_init_rcu(sk);
-	bucket->chain_len--;
+	/* Unless the connection has been closed meanwhile. */
+	found = token && dc_find_msk(bucket, token) == sk;
+	if (found) {
+		__sk_nulls_del_node_init_rcu(sk);
+		bucket->chain_len--;
+		WRITE_ONCE(msk->token, 0);
+	}
 	spin_unlock_bh(&bucket->lock);
-	WRITE_ONCE(msk->token, 0);
+	if (found)
+		sock_prot_inuse_add(sock_net(sk), sk->sk_prot, -1);
 }
 
 /*

@@ -2,7 +2,8 @@
 /*
  * Socket options of mptcp_dc, level SOL_MPTCP (284).
  *
- * Without the module each fails as any unknown option does: EOPNOTSUPP.
+ * Without the module each fails as any unknown option does: setsockopt() with
+ * ENOPROTOOPT, getsockopt() with EOPNOTSUPP.
  */
 #ifndef _UAPI_LINUX_MPTCP_DC_H
 #define _UAPI_LINUX_MPTCP_DC_H
@@ -37,7 +38,8 @@
 
 /*
  * setsockopt() only: int 0, 1 or 2, what net.mptcp_dc.lowoverhead is to be for
- * this socket. Before connect() or listen().
+ * this socket. Before connect() or listen(). While the sysctl is 0, 0 is taken and
+ * changes nothing.
  * EISCONN: too late. EINVAL: another value. EPERM: raised while the sysctl is 0.
  */
 #define MPTCP_LOWOVERHEAD	0xdc03
