@@ -85,3 +85,53 @@ fn ids(bytes: &[u8], names: &[String]) -> Result<Vec<u32>> {
         .map(|(name, id)| id.with_context(|| format!("no function {name}")))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An int, a structure of two members, a function's type with one parameter, and two functions.
+    fn sample() -> Vec<u8> {
+        let strings = b"\0int\0first\0second\0";
+        let types = [
+            [1, 1 << 24, 4, 32].as_slice(),
+            &[0, (4 << 24) | 2, 8, 0, 1, 0, 0, 1, 32],
+            &[0, (13 << 24) | 1, 1, 0, 1],
+            &[5, 12 << 24, 3],
+            // A typedef with a function's name.
+            &[11, 8 << 24, 1],
+            &[11, 12 << 24, 3],
+        ];
+        let types: Vec<u8> = types
+            .concat()
+            .iter()
+            .flat_map(|word: &u32| word.to_ne_bytes())
+            .collect();
+        let mut bytes = MAGIC.to_ne_bytes().to_vec();
+        bytes.extend([1, 0]);
+        let lengths = [24, 0, types.len(), types.len(), strings.len()];
+        bytes.extend(lengths.iter().flat_map(|&w| (w as u32).to_ne_bytes()));
+        bytes.extend(types);
+        bytes.extend(strings);
+        bytes
+    }
+
+    #[test]
+    fn functions_are_found_by_name_and_nothing_else_is() {
+        let find = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+            ids(&sample(), &names)
+        };
+        assert_eq!(find(&["second", "first"]).unwrap(), [6, 4]);
+        assert!(find(&["first", "int"]).is_err());
+        assert!(find(&["third"]).is_err());
+    }
+
+    #[test]
+    fn what_is_cut_off_is_an_error() {
+        let sample = sample();
+        for length in 0..sample.len() {
+            assert!(ids(&sample[..length], &["second".to_owned()]).is_err());
+        }
+    }
+}
