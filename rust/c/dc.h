@@ -214,6 +214,7 @@ struct dc_netns {
 enum dc_switch {
 	DC_SWITCH_LOWOVERHEAD,
 	DC_SWITCH_STATELESS_JOIN,
+	DC_SWITCH_NONE,		/* a sysctl that hooks don't stand for */
 };
 
 /* The counters of tokens a CPU has taken, for it alone to write. */

@@ -196,7 +196,7 @@ static bool dc_may_raise(void)
 }
 
 static int dc_u8_store(const struct ctl_table *table, int write, void *buffer, size_t *length,
-		       loff_t *pos, int (*store)(u8 *value, u8 is))
+		       loff_t *pos, enum dc_switch which)
 {
 	struct ctl_table copy = *table;
 	u8 *value = table->data;
@@ -209,53 +209,40 @@ static int dc_u8_store(const struct ctl_table *table, int write, void *buffer, s
 		return err;
 	if (is > READ_ONCE(*value) && !dc_may_raise())
 		return -EPERM;
-	return store(value, is);
+	if (which != DC_SWITCH_NONE)
+		return dc_switch_store(which, value, is);
+	WRITE_ONCE(*value, is);
+	return 0;
 }
 
-/* Writes a sysctl of u8 by way of @store, which gets its address and the new value. */
+/* Writes a sysctl of u8 that may cost others: by hooks that it switches, or by sockets that may then. */
 static int dc_u8_handler(const struct ctl_table *table, int write, void *buffer, size_t *length,
-			 loff_t *pos, int (*store)(u8 *value, u8 is))
+			 loff_t *pos, enum dc_switch which)
 {
 	int err;
 
 	atomic_inc(&dc_handling);
-	err = dc_u8_store(table, write, buffer, length, pos, store);
+	err = dc_u8_store(table, write, buffer, length, pos, which);
 	atomic_dec(&dc_handling);
 	return err;
-}
-
-static int dc_lowoverhead_store(u8 *value, u8 is)
-{
-	return dc_switch_store(DC_SWITCH_LOWOVERHEAD, value, is);
 }
 
 static int dc_lowoverhead_handler(const struct ctl_table *table, int write,
 				  void *buffer, size_t *length, loff_t *pos)
 {
-	return dc_u8_handler(table, write, buffer, length, pos, dc_lowoverhead_store);
-}
-
-static int dc_stateless_store(u8 *value, u8 is)
-{
-	return dc_switch_store(DC_SWITCH_STATELESS_JOIN, value, is);
+	return dc_u8_handler(table, write, buffer, length, pos, DC_SWITCH_LOWOVERHEAD);
 }
 
 static int dc_stateless_handler(const struct ctl_table *table, int write,
 				void *buffer, size_t *length, loff_t *pos)
 {
-	return dc_u8_handler(table, write, buffer, length, pos, dc_stateless_store);
-}
-
-static int dc_app_key_store(u8 *value, u8 is)
-{
-	WRITE_ONCE(*value, is);
-	return 0;
+	return dc_u8_handler(table, write, buffer, length, pos, DC_SWITCH_STATELESS_JOIN);
 }
 
 static int dc_app_key_handler(const struct ctl_table *table, int write,
 			      void *buffer, size_t *length, loff_t *pos)
 {
-	return dc_u8_handler(table, write, buffer, length, pos, dc_app_key_store);
+	return dc_u8_handler(table, write, buffer, length, pos, DC_SWITCH_NONE);
 }
 
 static const struct ctl_table dc_table_template[] = {

@@ -1344,6 +1344,18 @@ fn strangers_syn() -> Result<()> {
 }
 
 fn many_entries(sockets: usize) -> Result<String> {
+    // Where it is 0, nobody needs an entry to have it off.
+    let sysctl = Path::new(SYSCTLS).join("lowoverhead");
+    fs::write(&sysctl, "1")?;
+    let outcome = among_entries(sockets);
+    fs::write(&sysctl, "0")?;
+    outcome
+}
+
+fn among_entries(sockets: usize) -> Result<String> {
+    /// Others may be busy for as long as one measurement takes.
+    const AGAIN: usize = 5;
+
     let said = within(Duration::from_secs(1_000), "many sockets", |talk| {
         let most = libc::rlimit {
             rlim_cur: sockets as u64 + 1_000,
@@ -1365,7 +1377,10 @@ fn many_entries(sockets: usize) -> Result<String> {
             others.push(make().with_context(|| format!("socket {number}"))?);
         }
         let last = make()?;
-        let among = look_up(&first)?.max(look_up(&last)?);
+        let mut among = Duration::MAX;
+        for _ in 0..AGAIN {
+            among = among.min(look_up(&first)?.max(look_up(&last)?));
+        }
         talk.say(&format!("{} {}", alone.as_nanos(), among.as_nanos()))
     })?;
     let (alone, among) = said.split_once(' ').context("no times")?;
