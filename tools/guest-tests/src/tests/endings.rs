@@ -238,7 +238,7 @@ fn world(joins: bool) -> Result<Gated> {
         // What is lost is sent again every second.
         end.set("ipv4/tcp_rto_max_ms", 1_000)?;
         for retries in ["tcp_syn_retries", "tcp_synack_retries", "tcp_retries2"] {
-            end.set(&format!("ipv4/{retries}"), 100)?;
+            end.set(&format!("ipv4/{retries}"), 60)?;
         }
         if joins {
             limit_subflows(end, 1)?;
