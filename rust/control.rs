@@ -18,6 +18,7 @@ use core::sync::atomic::{
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 
+use crate::bh::BhGuard;
 use crate::bindings;
 use crate::handshake::{
     EXTERNAL,
@@ -64,7 +65,7 @@ const KEPT: u32 = 1 << 31;
 kernel::sync::global_lock! {
     // SAFETY: `start` initialises it before anything else of the module runs.
     /// Guards changes of [`KEPT`] together with `dc_apps_used`, which says the same to whoever handles SYNs, in a cache line
-    /// that is hardly ever written. Process context only.
+    /// that is hardly ever written. With softirqs disabled: it is taken under sockets' locks, which softirqs take, too.
     unsafe(uninit) static APPS_USED: SpinLock<()> = ();
 }
 
@@ -236,6 +237,7 @@ extern "C" fn dc_app_added() {
     if entry_added() {
         return;
     }
+    let _bh = BhGuard::new();
     let _guard = APPS_USED.lock();
     if !entry_added() {
         ENTRIES.store(KEPT | 1, Ordering::Release);
@@ -253,6 +255,7 @@ extern "C" fn dc_app_removed() {
 
 /// Lets SYNs be handled as if no application had ever asked for anything, if none that did is left.
 fn forget_apps() {
+    let _bh = BhGuard::new();
     let _guard = APPS_USED.lock();
     if ENTRIES
         .compare_exchange(KEPT, 0, Ordering::AcqRel, Ordering::Relaxed)
