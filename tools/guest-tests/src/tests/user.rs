@@ -131,11 +131,15 @@ pub fn tests(scale: Scale) -> Vec<Test> {
         Duration::from_secs(1_200),
         move || many_entries(sockets),
     ));
-    // The test kernel has no FUSE; Debian's has.
+    // The test kernel has no FUSE, and its clock is too coarse for a look-up; Debian's has both.
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     if release.contains("mptcp-dc-test") {
-        tests
-            .retain(|test| !test.name.starts_with("withheld: ") && !test.name.contains("in pages"));
+        tests.retain(|test| {
+            let name = &test.name;
+            !name.starts_with("withheld: ")
+                && !name.contains("in pages")
+                && !name.contains("make no other's slower")
+        });
     }
     tests
 }
