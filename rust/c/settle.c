@@ -114,12 +114,8 @@ static bool dc_settle_syn(struct sock *ssk, bool force)
 	/* It was closed meanwhile. */
 	if (inet_sk_state_load(subflow->conn) != TCP_SYN_SENT)
 		goto unlock;
-	if (sock_owned_by_user_nocheck(ssk)) {
-		settled = force;
-		if (force)
-			dc_subflow_refuse(ssk);
-	} else if (ssk->sk_state != TCP_SYN_SENT) {
-		/* The task is on its way to connect(), and has the lock in a moment. */
+	/* A task has the lock, or is on its way to connect() and has it in a moment. */
+	if (sock_owned_by_user_nocheck(ssk) || ssk->sk_state != TCP_SYN_SENT) {
 		settled = force;
 		if (force)
 			dc_subflow_refuse(ssk);
