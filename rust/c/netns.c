@@ -319,12 +319,17 @@ struct dc_sysctls {
 	char				names[ARRAY_SIZE(dc_table_template)][DC_TABLE_NAME];
 	u8				nothing;	/* what they name when the module has left */
 	struct ctl_table_header		*header;
-	struct list_head		node;		/* in dc_leaving_sysctls */
-	struct net			*net;
+	struct list_head		node;		/* in dc_sysctls_all */
+	struct net			*net;		/* held, once the module leaves */
 	struct task_struct		*thread;	/* that unregisters them */
 };
 
-static struct dc_sysctls *dc_sysctls_new(struct net *net, struct dc_netns *ns)
+static DEFINE_MUTEX(dc_sysctls_lock);	/* guards the next two */
+static LIST_HEAD(dc_sysctls_all);
+static bool dc_leaving;			/* the module is being unloaded: there will be no more */
+
+/* Called with dc_sysctls_lock held. */
+static struct dc_sysctls *dc_sysctls_register(struct net *net, struct dc_netns *ns)
 {
 	struct dc_sysctls *sysctls = kzalloc_obj(*sysctls);
 	int i, count = ARRAY_SIZE(sysctls->table);
@@ -345,13 +350,25 @@ static struct dc_sysctls *dc_sysctls_new(struct net *net, struct dc_netns *ns)
 		kfree(sysctls);
 		return NULL;
 	}
+	list_add_tail(&sysctls->node, &dc_sysctls_all);
+	return sysctls;
+}
+
+static struct dc_sysctls *dc_sysctls_new(struct net *net, struct dc_netns *ns)
+{
+	struct dc_sysctls *sysctls;
+
+	mutex_lock(&dc_sysctls_lock);
+	sysctls = dc_leaving ? NULL : dc_sysctls_register(net, ns);
+	mutex_unlock(&dc_sysctls_lock);
 	return sysctls;
 }
 
 static void dc_sysctls_free(struct dc_sysctls *sysctls)
 {
-	if (!sysctls)
-		return;
+	mutex_lock(&dc_sysctls_lock);
+	list_del(&sysctls->node);
+	mutex_unlock(&dc_sysctls_lock);
 	unregister_net_sysctl_table(sysctls->header);
 	kfree(sysctls);
 }
@@ -359,31 +376,52 @@ static void dc_sysctls_free(struct dc_sysctls *sysctls)
 /*
  * A task that reads or writes a sysctl keeps it registered, for as long as the
  * page takes to come that it gave for the value; it calls the handler before or
- * after. Whoever unregisters waits for it. When the module goes, that is a thread
- * that runs no code of the module, and the sysctls have become the kernel's own,
- * with a value that is nobody's. They stay behind, with their namespace, if they
- * must.
+ * after. Whoever unregisters waits for it. So when the module goes, its sysctls
+ * first become the kernel's own, with a value that is nobody's; then a thread that
+ * runs no code of the module unregisters them. They stay behind, with their
+ * namespace, if they must.
  */
-static bool dc_leaving;
-static LIST_HEAD(dc_leaving_sysctls);
-
-/* Called as the namespace's last act. */
-static void dc_sysctls_leave(struct net *net, struct dc_sysctls *sysctls)
+static void dc_sysctls_disown(struct dc_sysctls *sysctls)
 {
 	int i;
 
-	sysctls->net = maybe_get_net(net);
-	if (!sysctls->net) {
-		/* It is being deleted, and would wait for such tasks itself. */
-		dc_sysctls_free(sysctls);
-		return;
-	}
 	for (i = 0; i < ARRAY_SIZE(sysctls->table); i++) {
-		sysctls->table[i].data = &sysctls->nothing;
-		sysctls->table[i].maxlen = sizeof(sysctls->nothing);
+		WRITE_ONCE(sysctls->table[i].data, &sysctls->nothing);
+		WRITE_ONCE(sysctls->table[i].maxlen, sizeof(sysctls->nothing));
 		WRITE_ONCE(sysctls->table[i].proc_handler, proc_dou8vec_minmax);
 	}
-	list_add_tail(&sysctls->node, &dc_leaving_sysctls);
+}
+
+/*
+ * No handler of ours is called anymore, nor one with a value of ours, and none that
+ * was is running. Sleeps.
+ */
+static void dc_sysctls_disown_all(void)
+{
+	struct dc_sysctls *sysctls;
+
+	mutex_lock(&dc_sysctls_lock);
+	dc_leaving = true;
+	list_for_each_entry(sysctls, &dc_sysctls_all, node)
+		dc_sysctls_disown(sysctls);
+	mutex_unlock(&dc_sysctls_lock);
+	/* Whoever has read the address of a handler has entered it, and the kernel's own doesn't sleep. */
+	dc_wait_for_tasks();
+	while (atomic_read(&dc_handling))
+		msleep(20);
+	dc_wait_for_tasks();
+}
+
+/* The namespace does without from now on. */
+static void dc_sysctls_stop(struct net *net, struct dc_sysctls *sysctls)
+{
+	if (!sysctls)
+		return;
+	/* One that is being deleted would wait for such tasks itself. */
+	if (READ_ONCE(dc_leaving))
+		sysctls->net = maybe_get_net(net);
+	if (!sysctls->net)
+		dc_sysctls_free(sysctls);
 }
 
 /* In a work item, because a task that is to be killed can't make threads, and rmmod may be one. */
@@ -392,7 +430,7 @@ static void dc_leave_fn(struct work_struct *work)
 	int (*unregister)(void *header) = (void *)unregister_net_sysctl_table;
 	struct dc_sysctls *sysctls;
 
-	list_for_each_entry(sysctls, &dc_leaving_sysctls, node) {
+	list_for_each_entry(sysctls, &dc_sysctls_all, node) {
 		struct task_struct *thread;
 
 		thread = kthread_create(unregister, sysctls->header, DC_NAME);
@@ -413,7 +451,7 @@ static void dc_sysctls_exit(void)
 
 	schedule_work(&dc_leave_work);
 	flush_work(&dc_leave_work);
-	list_for_each_entry_safe(sysctls, next, &dc_leaving_sysctls, node) {
+	list_for_each_entry_safe(sysctls, next, &dc_sysctls_all, node) {
 		struct task_struct *thread = sysctls->thread;
 
 		/* Without memory for a thread there is nobody else to wait. */
@@ -432,18 +470,12 @@ static void dc_sysctls_exit(void)
 		}
 		put_task_struct(thread);
 	}
-	if (!behind)
-		return;
-	pr_warn("tasks keep sysctls of net.mptcp_dc in use: those of %u network namespaces stay behind\n",
-		behind);
-	/* Whoever has read the address of a handler of ours has entered and left it. */
-	dc_wait_for_tasks();
-	while (atomic_read(&dc_handling))
-		msleep(20);
-	dc_wait_for_tasks();
+	if (behind)
+		pr_warn("tasks keep sysctls of net.mptcp_dc in use: those of %u network namespaces stay behind\n",
+			behind);
 }
 
-/* Clears the switches of every namespace; how many had each. Called when none can be set. */
+/* Clears the switches of every namespace. Called when none can be set. */
 void dc_netns_clear(void)
 {
 	struct net *net;
@@ -468,7 +500,7 @@ static int __net_init dc_netns_start(struct net *net)
 		return -ENOMEM;
 
 	/*
-	 * A user may keep those of an earlier load: dc_sysctls_leave(). A namespace of his
+	 * A user may keep those of an earlier load: dc_sysctls_exit(). A namespace of his
 	 * does without then; those of the host must be there.
 	 */
 	ns->sysctls = dc_sysctls_new(net, ns);
@@ -483,7 +515,8 @@ static int __net_init dc_netns_start(struct net *net)
 	return 0;
 
 free_sysctls:
-	dc_sysctls_free(ns->sysctls);
+	if (ns->sysctls)
+		dc_sysctls_free(ns->sysctls);
 	free_percpu(ns->counters);
 	return -ENOMEM;
 }
@@ -493,10 +526,7 @@ static void __net_exit dc_netns_stop(struct net *net)
 	struct dc_netns *ns = dc_netns_of(net);
 
 	remove_proc_entry(DC_NAME, net->proc_net);
-	if (READ_ONCE(dc_leaving) && ns->sysctls)
-		dc_sysctls_leave(net, ns->sysctls);
-	else
-		dc_sysctls_free(ns->sysctls);
+	dc_sysctls_stop(net, ns->sysctls);
 	dc_switch_store(DC_SWITCH_STATELESS_JOIN, &ns->stateless_join, 0);
 	dc_switch_store(DC_SWITCH_LOWOVERHEAD, &ns->lowoverhead, 0);
 	free_percpu(ns->counters);
@@ -516,7 +546,7 @@ int dc_netns_init(void)
 
 void dc_netns_exit(void)
 {
-	WRITE_ONCE(dc_leaving, true);
+	dc_sysctls_disown_all();
 	unregister_pernet_subsys(&dc_netns_ops);
 	dc_sysctls_exit();
 }

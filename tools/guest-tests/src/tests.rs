@@ -26,6 +26,11 @@ mod unloading;
 mod user;
 mod variants;
 
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Result};
+
 use crate::{Scale, Test};
 
 /// Parts of the names of the tests that `--smoke` runs.
@@ -67,4 +72,14 @@ pub fn all(scale: Scale) -> Vec<Test> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// Waits for what comes by itself.
+fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while !holds()? {
+        ensure!(start.elapsed() < Duration::from_secs(30), "not so: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }

@@ -16,6 +16,7 @@ use anyhow::{ensure, Context, Result};
 use mptcp_dc::{KeyState, LowOverhead, Mode as DcMode};
 use socket2::Socket;
 
+use super::eventually;
 use crate::capture::Capture;
 use crate::joinable::{limit_all, Joinable};
 use crate::kernel;
@@ -199,16 +200,6 @@ fn joined(pair: &Pair, family: Family) -> Result<Joinable> {
 /// Subflows beside the first, of the end with this socket.
 fn subflows(end: &TcpStream) -> Result<u8> {
     Ok(Info::of(end)?.context("plain TCP")?.subflows)
-}
-
-/// Waits for what comes by itself.
-fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let start = Instant::now();
-    while !holds()? {
-        ensure!(start.elapsed() < Duration::from_secs(30), "not so: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, ensure, Context, Result};
 
+use super::eventually;
 use crate::connection::Connection;
 use crate::handshake::outcome;
 use crate::kernel;
@@ -24,6 +25,7 @@ const HOT: [&str; 2] = ["mptcp_get_options", "mptcp_write_options"];
 
 pub fn tests(scale: Scale) -> Vec<Test> {
     let cycles = scale.of(3, 10, 100);
+    let hammered = scale.of(1, 2, 50);
     let mut tests = vec![
         Test::new(
             "off: no per-segment function is hooked before some namespace has lowoverhead",
@@ -53,6 +55,10 @@ pub fn tests(scale: Scale) -> Vec<Test> {
         Test::new(
             "namespaces with live connections can be deleted",
             namespaces_go,
+        ),
+        Test::new(
+            "sysctls and counters are read and written all the time while the module comes and goes",
+            move || hammer(hammered),
         ),
     ];
     tests.push(Test::with_note(
@@ -111,6 +117,52 @@ fn stateless_hooks() -> Result<()> {
         ensure!(found.count() == 2, "with {client} and {server}: {hooked:?}");
     }
     Ok(())
+}
+
+/// What is written lies in the namespace, which the module frees. On the test kernel KASAN would tell of whoever is late.
+fn hammer(cycles: usize) -> Result<()> {
+    const SYSCTLS: [&str; 5] = [
+        "lowoverhead",
+        "syn_token",
+        "stateless_join",
+        "derived_nonces",
+        "app_key",
+    ];
+    let pair = Pair::new()?;
+    let stop = AtomicBool::new(false);
+    let done = AtomicUsize::new(0);
+    let result = thread::scope(|scope| {
+        for end in pair.ends().into_iter().chain(pair.ends()) {
+            let (stop, done) = (&stop, &done);
+            scope.spawn(move || {
+                for round in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    // While the module is away, there is none.
+                    for name in SYSCTLS {
+                        let name = format!("mptcp_dc/{name}");
+                        let outcome = end.set(&name, round % 2).and(end.get(&name));
+                        done.fetch_add(usize::from(outcome.is_ok()), Ordering::Relaxed);
+                    }
+                    let _ = end.enter(|| fs::read("/proc/thread-self/net/mptcp_dc"));
+                }
+            });
+        }
+        let result = (0..cycles).try_for_each(|_| {
+            let before = done.load(Ordering::Relaxed);
+            eventually("sysctls are used", || {
+                Ok(done.load(Ordering::Relaxed) > before + 50)
+            })?;
+            // Whoever reads the counters right now may be in it.
+            eventually("it is unloaded", || Ok(kernel::unload().is_ok()))?;
+            kernel::load()
+        });
+        stop.store(true, Ordering::Relaxed);
+        result
+    });
+    kernel::load()?;
+    result
 }
 
 fn no_hooks_left() -> Result<()> {
